@@ -1,0 +1,1 @@
+"""Engines: one protocol, a gang of xfuser ranks, a single device, and a fake for tests."""
