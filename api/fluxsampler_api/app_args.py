@@ -1,0 +1,141 @@
+"""What the operator or the CLI hands to the Serve app: typed, complete, JSON.
+
+``AppArgs`` is the other half of the contract: the Serve app never reads a FluxSampler, and the
+operator never imports ray or torch. On a cluster it travels as ``args`` of ``serveConfigV2``, on
+one machine as the argument of ``fluxsampler_serve.app.build``.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fluxsampler_api.plan import PlanStatus
+
+
+class ArgsModel(BaseModel):
+    """Base: snake_case, frozen, nothing unknown."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Layout(ArgsModel):
+    """How one gang splits one picture; the product of the degrees is the number of ranks."""
+
+    pipefusion: int = Field(1, ge=1)
+    tensor: int = Field(1, ge=1)
+    ulysses: int = Field(1, ge=1)
+    ring: int = Field(1, ge=1)
+    stage_blocks: tuple[int, ...] | None = Field(
+        None, description="Transformer blocks of each pipeline stage, in order; None for pipefusion 1."
+    )
+
+    @property
+    def ranks(self) -> int:
+        return prod((self.pipefusion, self.tensor, self.ulysses, self.ring))
+
+    @property
+    def sequence(self) -> int:
+        """Degree of sequence parallelism."""
+        return self.ulysses * self.ring
+
+    @model_validator(mode="after")
+    def _stages_match(self) -> Self:
+        if self.stage_blocks is not None and len(self.stage_blocks) != self.pipefusion:
+            raise ValueError(f"stage_blocks names {len(self.stage_blocks)} stages, pipefusion is {self.pipefusion}")
+        return self
+
+    def __str__(self) -> str:
+        """`pp2·u4` style: only degrees above 1; `single` when there is none."""
+        named = (("pp", self.pipefusion), ("tp", self.tensor), ("u", self.ulysses), ("r", self.ring))
+        return "·".join(f"{name}{degree}" for name, degree in named if degree > 1) or "single"
+
+
+class ModelArgs(ArgsModel):
+    """Which model, in which form."""
+
+    name: str = Field(description="The id that /v1/models lists and requests may name.")
+    source: str = Field(description="hf://owner/name, file:///folder or builtin://tiny-shapes.")
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"]
+    quantization: Literal["none", "fp8"] = "none"
+    max_text_tokens: int = Field(ge=8, le=512, description="Upper limit of T5 tokens a request may use.")
+    cache_dir: str | None = Field(None, description="Folder of converted components; None: the user's cache folder.")
+    token_env: str = Field("HF_TOKEN", description="Environment variable that holds the hub's token, if any.")
+
+
+class RequestDefaults(ArgsModel):
+    """What a request that names only a prompt gets."""
+
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    max_text_tokens: int
+
+
+class SizeLimits(ArgsModel):
+    """Sizes the model accepts, in pixels."""
+
+    multiple_of: int = 16
+    min_side: int
+    max_side: int
+    max_pixels: int
+
+
+class ParallelArgs(ArgsModel):
+    """The gang: one replica is ``layout.ranks`` processes on one node."""
+
+    layout: Layout
+    replicas: int = Field(1, ge=0)
+    max_replicas: int | None = Field(None, description="Above `replicas`: Serve autoscales up to this.")
+    target_ongoing_requests: int = 1
+    warmup_steps: int = Field(1, ge=0, description="PipeFusion's synchronous first steps.")
+    encoders: Literal["device", "cpu"] = Field("device", description="Where the text encoders live: rank 0's device or CPU.")
+    gpus_per_rank: float = Field(0, ge=0, description="Ray GPU share per rank; 0 on CPU.")
+
+
+class FallbackArgs(ArgsModel):
+    """Single-device replicas that answer what the gang cannot or did not."""
+
+    placement: Literal["CoResident", "Reserved", "OnDemand"]
+    min_replicas: int = Field(ge=0)
+    max_replicas: int = Field(ge=1)
+    quantization: Literal["none", "fp8"] = "none"
+    gpus_per_replica: float = Field(0, ge=0)
+    memory_fraction: float | None = Field(None, gt=0, le=1, description="Share of the card it may use; CUDA only.")
+
+
+class ServingArgs(ArgsModel):
+    """Admission and deadlines."""
+
+    gateway_replicas: int = Field(2, ge=1)
+    max_ongoing_requests: int = Field(ge=1, description="Requests being drawn or dispatched, per gateway.")
+    max_queued_requests: int = Field(ge=0, description="Requests waiting beyond those; more answer 429.")
+    request_timeout_seconds: float = Field(gt=0)
+    max_body_bytes: int = Field(1 << 20, ge=1024)
+    max_pictures: int = Field(10, ge=1, description="Largest `n` of one request (OpenAI's own limit is 10).")
+    max_steps: int = Field(200, ge=1)
+    auth_token_env: str | None = Field(None, description="Environment variable that holds the API token; None: open.")
+
+
+class AppArgs(ArgsModel):
+    """All that the Serve app is told."""
+
+    name: str = Field(description="Name of the FluxSampler.")
+    device: Literal["cuda", "cpu"]
+    model: ModelArgs
+    defaults: RequestDefaults
+    sizes: SizeLimits
+    parallel: ParallelArgs | None = Field(None, description="None: no gang, single devices answer everything.")
+    fallback: FallbackArgs | None = None
+    serving: ServingArgs
+    plan: PlanStatus
+
+    @model_validator(mode="after")
+    def _some_engine(self) -> Self:
+        if self.parallel is None and self.fallback is None:
+            raise ValueError("neither parallel nor fallback is given: no engine would answer")
+        return self

@@ -1,0 +1,90 @@
+"""Rules between fields: one definition serves pydantic and, as CEL, the API server.
+
+A model lists its :class:`Rule` objects in ``RULES``. :class:`RuledModel` checks them after the
+fields; the CRD generator writes the same list as ``x-kubernetes-validations``. The message is one
+text for both, so that a dry run on a laptop and the API server say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A condition on one model.
+
+    ``cel`` and ``holds`` state the same condition, in CEL over the API object and in Python over the
+    model. ``message`` is a text, or a pair (CEL expression, Python function) when it quotes a value.
+    ``field`` is the path below the model that is to blame, as a user writes it.
+    """
+
+    cel: str
+    holds: Callable[[Any], bool]
+    message: str | tuple[str, Callable[[Any], str]]
+    field: str = ""
+
+    def text(self, model: BaseModel) -> str:
+        """The message for this very model."""
+        return self.message if isinstance(self.message, str) else self.message[1](model)
+
+    def validation(self) -> dict[str, str]:
+        """The rule as an entry of ``x-kubernetes-validations``."""
+        entry = {"rule": self.cel}
+        if isinstance(self.message, str):
+            entry["message"] = self.message
+        else:
+            entry["messageExpression"] = self.message[0]
+        if self.field:
+            entry["fieldPath"] = f".{self.field}"
+        return entry
+
+
+@dataclass(frozen=True, slots=True)
+class TransitionRule:
+    """A condition on an update: ``holds(new, old)``. CEL sees them as ``self`` and ``oldSelf``."""
+
+    cel: str
+    holds: Callable[[Any, Any], bool]
+    message: str
+    field: str = ""
+
+    def validation(self) -> dict[str, str]:
+        """The rule as an entry of ``x-kubernetes-validations``."""
+        entry = {"rule": self.cel, "message": self.message}
+        if self.field:
+            entry["fieldPath"] = f".{self.field}"
+        return entry
+
+
+class RuledModel(BaseModel):
+    """Base of everything under `spec`: camelCase outside, frozen, nothing unknown, rules checked last."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+    RULES: ClassVar[tuple[Rule, ...]] = ()
+    TRANSITIONS: ClassVar[tuple[TransitionRule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
+        broken = [rule for rule in self.RULES if not rule.holds(self)]
+        if broken:
+            # All broken rules at once, each at its own field: a person mends a file in one go.
+            raise ValidationError.from_exception_data(
+                type(self).__name__,
+                [
+                    InitErrorDetails(
+                        type=PydanticCustomError("rule", "{text}", {"text": rule.text(self), "field": rule.field}),
+                        loc=tuple(rule.field.split(".")) if rule.field else (),
+                        input=None,
+                    )
+                    for rule in broken
+                ],
+            )
+        return self
