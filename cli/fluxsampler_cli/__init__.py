@@ -1,0 +1,1 @@
+"""The `fluxsampler` command."""
