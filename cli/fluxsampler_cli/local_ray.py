@@ -10,8 +10,6 @@ and ignores what RAY_* variables or another Ray's files say. Two may run at once
         ray.run(app)          # a ray.serve Application
         httpx.get(ray.url)
 
-What HAProxy still opens on all interfaces: its statistics and metrics ports (no option of Serve
-gives them an address); both are named in :attr:`LocalRay.open_ports`.
 """
 
 from __future__ import annotations
@@ -22,20 +20,21 @@ import secrets
 import shutil
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import randrange
 from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
-from fluxsampler_cli import processes
+from fluxsampler_cli import loopback, processes
 from fluxsampler_cli.errors import LocalError, PortInUse
 from fluxsampler_cli.ports import PortReservation, check_port
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 # Unix sockets have 107 bytes, and Ray appends about 70 to its folder.
 _LONGEST_FOLDER = 36
@@ -75,6 +74,7 @@ def serve_environment(instance: str, folder: Path, reservation: PortReservation)
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         # Ray's switch for "this machine only": node address and all of its servers on loopback.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        loopback.HOOK_VARIABLE: loopback.HOOK,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -106,7 +106,6 @@ class LocalRay:
     folder: Path
     host: str
     port: int
-    open_ports: tuple[int, ...]
     _undo: ExitStack = field(default_factory=ExitStack, repr=False)
 
     @property
@@ -157,15 +156,7 @@ class LocalRay:
             _start_ray(folder, max(object_store_bytes, SMALLEST_OBJECT_STORE), cpus, gpus, undo)
             _start_serve(host, http_port)
             _log.debug("ray started", instance=instance, folder=str(folder), port=http_port)
-            names = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT")
-            return cls(
-                instance=instance,
-                folder=folder,
-                host=host,
-                port=http_port,
-                open_ports=tuple(int(variables[name]) for name in names),
-                _undo=undo.pop_all(),
-            )
+            return cls(instance, folder, host, http_port, undo.pop_all())
 
     def run(self, app: Any, *, wait: bool = True) -> None:
         """Deploy a ``ray.serve`` Application at ``/``; with ``wait`` until each of its deployments runs.
@@ -210,17 +201,35 @@ def _start_ray(folder: Path, object_store_bytes: int, cpus: int, gpus: int, undo
         raise LocalError("this process is connected to a Ray already; call ray.shutdown() first")
     _follow_environment()
     undo.callback(ray.shutdown)
-    ray.init(
-        address="local",
-        namespace="fluxsampler",
-        num_cpus=cpus,
-        num_gpus=gpus,
-        object_store_memory=object_store_bytes,
-        include_dashboard=False,
-        log_to_driver=True,
-        logging_level="warning",
-        _temp_dir=str(folder),
-    )
+    with _node_settings():
+        ray.init(
+            address="local",
+            namespace="fluxsampler",
+            num_cpus=cpus,
+            num_gpus=gpus,
+            object_store_memory=object_store_bytes,
+            include_dashboard=False,
+            log_to_driver=True,
+            logging_level="warning",
+            _temp_dir=str(folder),
+        )
+
+
+@contextmanager
+def _node_settings() -> Iterator[None]:
+    """What `ray start` has flags for and `ray.init` has not.
+
+    The agent of every Ray of a machine wants port 52365, and the first one keeps it from the
+    others; and no cluster autoscaler has anything to scale here.
+    """
+    from ray._private import parameter  # noqa: PLC0415
+
+    params = parameter.RayParams
+    parameter.RayParams = partial(params, dashboard_agent_listen_port=0, no_monitor=True)
+    try:
+        yield
+    finally:
+        parameter.RayParams = params
 
 
 def _imported_in_haproxy_mode() -> bool:

@@ -26,10 +26,14 @@ def check_port(host: str, port: int) -> None:
 
 def _bind_error(host: str, port: int, error: OSError) -> InputError | PortInUse:
     if error.errno == errno.EADDRINUSE:
-        return PortInUse(f"port {port} on {host} is in use by another program; stop it, or choose another with --port (0: any free one)")
+        return PortInUse(
+            f"port {port} on {host} is in use by another program; stop it, or choose another with --port (0: any free one)"
+        )
     if error.errno == errno.EACCES:
         return PortInUse(f"port {port} needs root; choose one above 1023 with --port")
-    return InputError(f"cannot listen on {host}: {error.strerror}; use 127.0.0.1, 0.0.0.0 or an address of this machine")
+    return InputError(
+        f"cannot listen on {host}: {error.strerror}; use 127.0.0.1, 0.0.0.0 or an address of this machine"
+    )
 
 
 def _family(host: str) -> socket.AddressFamily:
