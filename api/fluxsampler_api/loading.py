@@ -16,11 +16,12 @@ from fluxsampler_api.rules import RuledModel
 from fluxsampler_api.sampler import API_VERSION, KIND, FluxSampler
 
 # A FluxSampler is a page of text; more is a mistake, and YAML's aliases can blow a small file up.
-MAX_BYTES = 1 << 20
+MAX_CHARACTERS = 1 << 20
+MAX_NODES = 50_000
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as kubectl reads it, but a key given twice and an alias are errors, not surprises."""
+    """YAML 1.1 as kubectl reads it, but a key given twice is an error, not a surprise."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -29,12 +30,6 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.composer.ComposerError(None, None, "aliases are not supported; write the value out", event.start_mark)
-        return super().compose_node(parent, index)
 
 
 def load_file(path: str | Path) -> list[FluxSampler]:
@@ -57,8 +52,8 @@ def load_file(path: str | Path) -> list[FluxSampler]:
 
 def load_text(text: str, source: str = "") -> list[FluxSampler]:
     """As :func:`load_file`, from text; ``source`` names it in messages."""
-    if len(text) > MAX_BYTES:
-        raise SpecError((Problem("", f"has {len(text)} characters; a FluxSampler file has at most {MAX_BYTES}", source),))
+    if len(text) > MAX_CHARACTERS:
+        raise SpecError((Problem("", f"has {len(text)} characters; a FluxSampler file has at most {MAX_CHARACTERS}", source),))
     samplers: list[FluxSampler] = []
     problems: list[Problem] = []
     loader = _Loader(text)
@@ -67,6 +62,8 @@ def load_text(text: str, source: str = "") -> list[FluxSampler]:
             node = loader.get_node()
             if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null":
                 continue  # an empty document between two `---`
+            if _expanded(node, {}) > MAX_NODES:
+                raise yaml.composer.ComposerError(None, None, "aliases expand to too much; write the values out", node.start_mark)
             document = loader.construct_document(node)
             found = _check(document, source, node)
             if isinstance(found, FluxSampler):
@@ -110,6 +107,15 @@ def _transitions(new: RuledModel, old: RuledModel, path: tuple[str, ...]) -> Ite
         child, former = getattr(new, name), getattr(old, name)
         if isinstance(child, RuledModel) and isinstance(former, RuledModel):
             yield from _transitions(child, former, (*path, field.alias or name))
+
+
+def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
+    """Nodes of a document with every alias written out."""
+    if id(node) not in known:
+        known[id(node)] = MAX_NODES + 1  # what an alias to its own parent counts
+        children = [n for pair in node.value for n in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + (0 if isinstance(children, str) else sum(_expanded(child, known) for child in children))
+    return known[id(node)]
 
 
 def _check(document: Any, source: str, node: yaml.Node | None) -> FluxSampler | list[Problem]:
@@ -177,9 +183,11 @@ def _message(error: ErrorDetails) -> str:
         case "literal_error":
             return f"{shown} is not {str(context['expected']).replace(chr(39), '')}"
         case "greater_than_equal":
-            return f"{shown} is below {context['ge']}; use {context['ge']} or more"
+            bound = _plain(context["ge"])
+            return f"{shown} is below {bound}; use {bound} or more"
         case "less_than_equal":
-            return f"{shown} is above {context['le']}; use {context['le']} or less"
+            bound = _plain(context["le"])
+            return f"{shown} is above {bound}; use {bound} or less"
         case "string_pattern_mismatch":
             return f"{shown} does not match {context['pattern']}"
         case "int_type" | "int_parsing" | "int_from_float":
@@ -194,6 +202,10 @@ def _message(error: ErrorDetails) -> str:
             return f"{shown} is not a list"
         case _:
             return error["msg"].removeprefix("Value error, ")
+
+
+def _plain(bound: float) -> str:
+    return str(bound).removesuffix(".0")
 
 
 def known_fields(path: Sequence[int | str]) -> tuple[str, ...]:

@@ -66,7 +66,8 @@ class TransitionRule:
 class RuledModel(BaseModel):
     """Base of everything under `spec`: camelCase outside, frozen, nothing unknown, rules checked last."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+    # strict: the API server takes no "8" for 8 either
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, alias_generator=to_camel, populate_by_name=True)
 
     RULES: ClassVar[tuple[Rule, ...]] = ()
     TRANSITIONS: ClassVar[tuple[TransitionRule, ...]] = ()

@@ -140,7 +140,7 @@ class Hardware(RuledModel):
     gpus_per_node: AutoOrCards = Field("Auto", description="Cards per node; on CPU, rank processes per node.")
     nodes: int = Field(1, ge=1, le=64, description="Nodes to use. A replica never crosses nodes.")
     node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that a node must have.")
-    tolerations: tuple[Toleration, ...] = Field((), max_length=32, description="Taints to tolerate.")
+    tolerations: tuple[Toleration, ...] = Field((), max_length=32, strict=False, description="Taints to tolerate.")
     runtime_class_name: str | None = Field(None, description="RuntimeClass of the Ray pods, e.g. nvidia.")
     device: Literal["cuda", "cpu"] = Field("cuda", description="Where to compute; cpu runs every rank on gloo.")
     memory: AutoOrQuantity = Field("Auto", description="Host memory of one node that FluxSampler may use.")
