@@ -1,0 +1,102 @@
+// The picture: empty, being drawn with previews, and drawn, with who drew it.
+
+import { byId, make, seconds } from "./dom.js";
+
+const ENGINES = { parallel: "Parallel: all cards together", fallback: "Fallback: a single device" };
+
+let ticking = null;
+let preview = null;
+
+function set(state) {
+  byId("figure").dataset.state = state;
+  byId("empty").hidden = state !== "empty";
+  byId("drawing").hidden = state !== "drawing";
+  byId("caption").hidden = state !== "drawn";
+}
+
+/** Says something to a screen reader, once. */
+export function announce(text) {
+  byId("announce").textContent = text;
+}
+
+function frame({ width, height }) {
+  byId("frame").style.setProperty("--ratio", `${width} / ${height}`);
+  byId("frame").style.setProperty("--width", width);
+}
+
+/** Starts the progress bar of a new picture. */
+export function begin(settings) {
+  set("drawing");
+  frame(settings);
+  const picture = byId("picture");
+  picture.hidden = true;
+  picture.removeAttribute("src");
+  const bar = byId("progress");
+  bar.removeAttribute("aria-valuenow"); // Indeterminate until the first step.
+  bar.setAttribute("aria-valuemax", settings.steps);
+  bar.setAttribute("aria-valuetext", "Waiting for an engine");
+  byId("bar").style.transform = "";
+  byId("step").textContent = "Waiting for an engine";
+  const started = performance.now();
+  const tick = () => (byId("clock").textContent = seconds((performance.now() - started) / 1000));
+  tick();
+  ticking = setInterval(tick, 100);
+  announce("Drawing");
+  byId("figure").scrollIntoView({ block: "nearest" }); // On a phone it is below the form.
+}
+
+export function progress({ step, steps }) {
+  const bar = byId("progress");
+  bar.setAttribute("aria-valuemax", steps);
+  bar.setAttribute("aria-valuenow", step);
+  bar.setAttribute("aria-valuetext", `Step ${step} of ${steps}`);
+  byId("bar").style.transform = `scaleX(${step / steps})`;
+  byId("step").textContent = step < steps ? `Step ${step} of ${steps}` : "Finishing the picture";
+}
+
+/** Shows how far the picture is; the URL is revoked when the next one comes. */
+export function showPreview(url, settings) {
+  const picture = byId("picture");
+  picture.alt = `Preview: ${settings.prompt}`;
+  picture.src = url;
+  picture.hidden = false;
+  forgetPreview();
+  preview = url;
+}
+
+function forgetPreview() {
+  if (preview) URL.revokeObjectURL(preview);
+  preview = null;
+}
+
+/** Ends the progress bar, whatever the end was. */
+export function end() {
+  clearInterval(ticking);
+  if (document.activeElement === byId("cancel")) byId("draw").focus(); // Cancel is about to disappear.
+  set("empty");
+  byId("picture").hidden = true;
+  forgetPreview();
+}
+
+/** Shows a drawn picture and its facts. */
+export function show({ url, settings, engine, reason, seconds: took }) {
+  set("drawn");
+  frame(settings);
+  const picture = byId("picture");
+  picture.src = url;
+  picture.alt = settings.prompt;
+  picture.hidden = false;
+  byId("said").textContent = settings.prompt;
+  const facts = [
+    ["Engine", make("span", { className: `engine ${engine}`, title: ENGINES[engine] ?? "" }, engine || "unknown")],
+    ["Time", seconds(took)], ["Seed", String(settings.seed)],
+    ["Size", `${settings.width} × ${settings.height}`], ["Steps", String(settings.steps)],
+  ];
+  byId("facts").replaceChildren(
+    ...facts.map(([name, fact]) => make("div", {}, make("dt", {}, name), make("dd", {}, fact))));
+  byId("why").textContent = reason;
+  byId("why").hidden = !reason;
+  const file = `${settings.prompt.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60).replace(/^-|-$/g, "")}`;
+  Object.assign(byId("download"), { href: url, download: `${file || "picture"}-${settings.seed}.png` });
+  byId("full").href = url;
+}
