@@ -34,6 +34,7 @@ class Layout(ArgsModel):
 
     @property
     def ranks(self) -> int:
+        """Number of rank processes."""
         return prod((self.pipefusion, self.tensor, self.ulysses, self.ring))
 
     @property
@@ -44,7 +45,9 @@ class Layout(ArgsModel):
     @model_validator(mode="after")
     def _stages_match(self) -> Self:
         if self.stage_blocks is not None and len(self.stage_blocks) != self.pipefusion:
-            raise ValueError(f"stage_blocks names {len(self.stage_blocks)} stages, pipefusion is {self.pipefusion}")
+            raise ValueError(
+                f"stage_blocks names {len(self.stage_blocks)} stages, pipefusion is {self.pipefusion}"
+            )
         return self
 
     def __str__(self) -> str:
@@ -62,7 +65,9 @@ class ModelArgs(ArgsModel):
     dtype: Literal["float32", "bfloat16"]
     quantization: Literal["none", "fp8"] = "none"
     max_text_tokens: int = Field(ge=8, le=512, description="Upper limit of T5 tokens a request may use.")
-    cache_dir: str | None = Field(None, description="Folder of converted components; None: the user's cache folder.")
+    cache_dir: str | None = Field(
+        None, description="Folder of converted components; None: the user's cache folder."
+    )
     token_env: str = Field("HF_TOKEN", description="Environment variable that holds the hub's token, if any.")
 
 
@@ -93,7 +98,9 @@ class ParallelArgs(ArgsModel):
     max_replicas: int | None = Field(None, description="Above `replicas`: Serve autoscales up to this.")
     target_ongoing_requests: int = 1
     warmup_steps: int = Field(1, ge=0, description="PipeFusion's synchronous first steps.")
-    encoders: Literal["device", "cpu"] = Field("device", description="Where the text encoders live: rank 0's device or CPU.")
+    encoders: Literal["device", "cpu"] = Field(
+        "device", description="Where the text encoders live: rank 0's device or CPU."
+    )
     gpus_per_rank: float = Field(0, ge=0, description="Ray GPU share per rank; 0 on CPU.")
 
 
@@ -105,7 +112,9 @@ class FallbackArgs(ArgsModel):
     max_replicas: int = Field(ge=1)
     quantization: Literal["none", "fp8"] = "none"
     gpus_per_replica: float = Field(0, ge=0)
-    memory_fraction: float | None = Field(None, gt=0, le=1, description="Share of the card it may use; CUDA only.")
+    memory_fraction: float | None = Field(
+        None, gt=0, le=1, description="Share of the card it may use; CUDA only."
+    )
 
 
 class ServingArgs(ArgsModel):
@@ -118,7 +127,9 @@ class ServingArgs(ArgsModel):
     max_body_bytes: int = Field(1 << 20, ge=1024)
     max_pictures: int = Field(10, ge=1, description="Largest `n` of one request (OpenAI's own limit is 10).")
     max_steps: int = Field(200, ge=1)
-    auth_token_env: str | None = Field(None, description="Environment variable that holds the API token; None: open.")
+    auth_token_env: str | None = Field(
+        None, description="Environment variable that holds the API token; None: open."
+    )
 
 
 class AppArgs(ArgsModel):
@@ -129,7 +140,9 @@ class AppArgs(ArgsModel):
     model: ModelArgs
     defaults: RequestDefaults
     sizes: SizeLimits
-    parallel: ParallelArgs | None = Field(None, description="None: no gang, single devices answer everything.")
+    parallel: ParallelArgs | None = Field(
+        None, description="None: no gang, single devices answer everything."
+    )
     fallback: FallbackArgs | None = None
     serving: ServingArgs
     plan: PlanStatus

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from fluxsampler_api.rules import RuledModel
 from fluxsampler_api.sampler import GROUP, KIND, PLURAL, SHORT_NAME, VERSION
@@ -29,7 +31,12 @@ COLUMNS: tuple[Schema, ...] = (
     {"name": "Fallback", "type": "integer", "jsonPath": ".status.fallbackReplicas"},
     {"name": "Images/min", "type": "number", "jsonPath": ".status.performance.imagesPerMinute"},
     {"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Ready')].status"},
-    {"name": "Reason", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Ready')].reason", "priority": 1},
+    {
+        "name": "Reason",
+        "type": "string",
+        "jsonPath": ".status.conditions[?(@.type=='Ready')].reason",
+        "priority": 1,
+    },
     {"name": "URL", "type": "string", "jsonPath": ".status.url", "priority": 1},
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
 )
@@ -113,9 +120,11 @@ def _object(node: Schema, defs: dict[str, Schema], model: type[BaseModel]) -> Sc
         converted = _node(child, defs, inner)
         if field.description:
             converted["description"] = field.description
-        out["properties"][name] = _with_default(converted, child, inner)
+        out["properties"][name] = _with_default(converted, field)
     if issubclass(model, RuledModel):
-        validations = [rule.validation() for rule in (*model.RULES, *model.TRANSITIONS)]
+        validations = [rule.validation() for rule in model.RULES] + [
+            rule.validation() for rule in model.TRANSITIONS
+        ]
         if validations:
             out["x-kubernetes-validations"] = validations
     return out
@@ -129,7 +138,16 @@ def _node(node: Schema, defs: dict[str, Schema], model: type[BaseModel] | None) 
         # Only `X | None` is left: absence says None, so X alone is the schema.
         (chosen,) = (option for option in node["anyOf"] if option.get("type") != "null")
         return _node(chosen, defs, model)
-    dropped = ("title", "default", "additionalProperties", "items", "const", "exclusiveMinimum", "exclusiveMaximum", "format")
+    dropped = (
+        "title",
+        "default",
+        "additionalProperties",
+        "items",
+        "const",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "format",
+    )
     out = {key: value for key, value in node.items() if key not in dropped}
     if "const" in node:
         out["enum"] = [node["const"]]
@@ -149,12 +167,16 @@ def _node(node: Schema, defs: dict[str, Schema], model: type[BaseModel] | None) 
     return out
 
 
-def _with_default(converted: Schema, child: Schema, inner: type[BaseModel] | None) -> Schema:
-    default = child.get("default")
-    if default is None:
+def _with_default(converted: Schema, field: FieldInfo) -> Schema:
+    default = field.get_default(call_default_factory=True, validated_data={})
+    if default is None or default is PydanticUndefined:
         return converted
-    # The API server fills defaults level by level, so an object only needs to exist.
-    converted["default"] = {} if inner is not None and converted.get("type") == "object" else default
+    # Written out whole: the API server runs an object's rules on its default before filling the fields below it.
+    converted["default"] = (
+        default.model_dump(mode="json", by_alias=True, exclude_none=True)
+        if isinstance(default, BaseModel)
+        else TypeAdapter(Any).dump_python(default, mode="json")
+    )
     return converted
 
 
@@ -167,7 +189,7 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
 class _Plain(yaml.SafeDumper):
     """No anchors: the same column or rule twice is written twice."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  (PyYAML's signature)
         return True
 
 

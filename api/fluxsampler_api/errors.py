@@ -26,7 +26,13 @@ class Problem:
     line: int | None = None
 
     def __str__(self) -> str:
-        where = f"{self.source}:{self.line}: " if self.source and self.line else f"{self.source}: " if self.source else ""
+        where = (
+            f"{self.source}:{self.line}: "
+            if self.source and self.line
+            else f"{self.source}: "
+            if self.source
+            else ""
+        )
         return f"{where}{self.path}: {self.message}" if self.path else f"{where}{self.message}"
 
 

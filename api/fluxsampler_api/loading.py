@@ -25,9 +25,11 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -46,24 +48,34 @@ def load_file(path: str | Path) -> list[FluxSampler]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SpecError((Problem("", f"is not UTF-8 text (byte {error.start}); save it as UTF-8", str(path)),)) from error
+        raise SpecError(
+            (Problem("", f"is not UTF-8 text (byte {error.start}); save it as UTF-8", str(path)),)
+        ) from error
     return load_text(text, source=str(path))
 
 
 def load_text(text: str, source: str = "") -> list[FluxSampler]:
     """As :func:`load_file`, from text; ``source`` names it in messages."""
     if len(text) > MAX_CHARACTERS:
-        raise SpecError((Problem("", f"has {len(text)} characters; a FluxSampler file has at most {MAX_CHARACTERS}", source),))
+        raise SpecError(
+            (
+                Problem(
+                    "", f"has {len(text)} characters; a FluxSampler file has at most {MAX_CHARACTERS}", source
+                ),
+            )
+        )
     samplers: list[FluxSampler] = []
     problems: list[Problem] = []
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         while loader.check_node():
             node = loader.get_node()
-            if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null":
+            if node is None or (isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"):
                 continue  # an empty document between two `---`
             if _expanded(node, {}) > MAX_NODES:
-                raise yaml.composer.ComposerError(None, None, "aliases expand to too much; write the values out", node.start_mark)
+                raise yaml.composer.ComposerError(
+                    None, None, "aliases expand to too much; write the values out", node.start_mark
+                )
             document = loader.construct_document(node)
             found = _check(document, source, node)
             if isinstance(found, FluxSampler):
@@ -76,8 +88,6 @@ def load_text(text: str, source: str = "") -> list[FluxSampler]:
         problems.append(Problem("", f"is not valid YAML: {detail}", source, mark.line + 1 if mark else None))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         problems.append(Problem("", f"is not valid YAML: {' '.join(str(error).split())}", source))
-    finally:
-        loader.dispose()
     if not samplers and not problems:
         problems.append(Problem("", f"holds no document; write a {KIND} (see examples/)", source))
     problems.extend(_same_names(samplers, source))
@@ -113,8 +123,12 @@ def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
     """Nodes of a document with every alias written out."""
     if id(node) not in known:
         known[id(node)] = MAX_NODES + 1  # what an alias to its own parent counts
-        children = [n for pair in node.value for n in pair] if isinstance(node, yaml.MappingNode) else node.value
-        known[id(node)] = 1 + (0 if isinstance(children, str) else sum(_expanded(child, known) for child in children))
+        children = (
+            [n for pair in node.value for n in pair] if isinstance(node, yaml.MappingNode) else node.value
+        )
+        known[id(node)] = 1 + (
+            0 if isinstance(children, str) else sum(_expanded(child, known) for child in children)
+        )
     return known[id(node)]
 
 
@@ -136,7 +150,11 @@ def _check(document: Any, source: str, node: yaml.Node | None) -> FluxSampler | 
 
 
 def _wrong_type_meta(field: str, value: Any, wanted: str) -> str:
-    return f"is missing; write {field}: {wanted}" if value is None else f"{value!r} is not known here; write {field}: {wanted}"
+    return (
+        f"is missing; write {field}: {wanted}"
+        if value is None
+        else f"{value!r} is not known here; write {field}: {wanted}"
+    )
 
 
 def _problem(error: ErrorDetails, source: str, node: yaml.Node | None) -> Problem:
@@ -177,7 +195,9 @@ def _message(error: ErrorDetails) -> str:
     match error["type"]:
         case "extra_forbidden":
             known = known_fields(error["loc"])
-            return f"unknown field{closest(str(error['loc'][-1]), known)} known here: {', '.join(known)}".replace("field known", "field; known")
+            return f"unknown field{closest(str(error['loc'][-1]), known)} known here: {', '.join(known)}".replace(
+                "field known", "field; known"
+            )
         case "missing":
             return "is required; write it"
         case "literal_error":
@@ -233,4 +253,14 @@ def _inner_model(annotation: Any) -> Any:
 def _same_names(samplers: list[FluxSampler], source: str) -> list[Problem]:
     names = [(s.metadata.namespace, s.name) for s in samplers]
     twice = sorted({f"{namespace}/{name}" for namespace, name in names if names.count((namespace, name)) > 1})
-    return [Problem("metadata.name", f"{choices(tuple(twice))} stands in more than one document; rename one", source)] if twice else []
+    return (
+        [
+            Problem(
+                "metadata.name",
+                f"{choices(tuple(twice))} stands in more than one document; rename one",
+                source,
+            )
+        ]
+        if twice
+        else []
+    )

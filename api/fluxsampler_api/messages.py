@@ -26,7 +26,8 @@ def one_of(*values: str) -> BeforeValidator:
     def check(value: Any) -> Any:
         if value not in values:
             raise PydanticCustomError(
-                "one_of", "{value} is not one of {known}{near}",
+                "one_of",
+                "{value} is not one of {known}{near}",
                 {"value": repr(value), "known": choices(values), "near": closest(str(value), values)},
             )
         return value
@@ -40,7 +41,9 @@ def plain_bool(yes: str, no: str) -> BeforeValidator:
     def check(value: Any) -> Any:
         if isinstance(value, bool):
             raise PydanticCustomError(
-                "plain_bool", "{value} is a boolean; write {word}", {"value": str(value).lower(), "word": yes if value else no}
+                "plain_bool",
+                "{value} is a boolean; write {word}",
+                {"value": str(value).lower(), "word": yes if value else no},
             )
         return value
 

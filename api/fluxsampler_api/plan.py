@@ -74,6 +74,8 @@ class HostMemory(StatusModel):
 
 
 class PlannedMemory(StatusModel):
+    """Memory of every card, and of the host."""
+
     cards: tuple[CardMemory, ...]
     host: HostMemory
 
@@ -86,8 +88,12 @@ class Estimate(StatusModel):
     steps: int
     seconds_per_image: float
     images_per_minute: float
-    error_percent: float = Field(description="Mean absolute error on held-out published rows for this kind of card.")
-    calibrated: bool = Field(description="False: no published rows for this card; scaled from its data sheet.")
+    error_percent: float = Field(
+        description="Mean absolute error on held-out published rows for this kind of card."
+    )
+    calibrated: bool = Field(
+        description="False: no published rows for this card; scaled from its data sheet."
+    )
 
 
 class Rejection(StatusModel):

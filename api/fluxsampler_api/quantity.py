@@ -32,8 +32,15 @@ class Quantity:
 
     def __init__(self, text: str | int) -> None:
         self._text = str(text)
-        if not isinstance(text, str | int) or isinstance(text, bool) or not re.match(PATTERN, self._text):
-            raise ValueError(f"{text!r} is not a quantity; write a number with a unit, such as 64Gi, 512Mi or 500m")
+        if (
+            not isinstance(text, str | int)
+            or isinstance(text, bool)
+            or not re.fullmatch(PATTERN, self._text)
+            or self._text.endswith("\n")
+        ):
+            raise ValueError(
+                f"{text!r} is not a quantity; write a number with a unit, such as 64Gi, 512Mi or 500m"
+            )
         match = _SPLIT.match(self._text)
         assert match is not None, "PATTERN is stricter than _SPLIT"  # noqa: S101  (for the type checker)
         number, suffix = Decimal(match[1]), match[2]
@@ -82,11 +89,16 @@ class Quantity:
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
-            cls.parse, serialization=core_schema.plain_serializer_function_ser_schema(str, return_schema=core_schema.str_schema())
+            cls.parse,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                str, return_schema=core_schema.str_schema()
+            ),
         )
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
         return {"x-kubernetes-int-or-string": True, "pattern": PATTERN}
 
 
@@ -96,7 +108,9 @@ class _Node:
     def __init__(self, schema: JsonSchemaValue) -> None:
         self._schema = schema
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
         return dict(self._schema)
 
 
@@ -118,10 +132,17 @@ def auto_or_int(minimum: int, maximum: int) -> tuple[PlainValidator, _Node]:
     message = f"write Auto or a whole number from {minimum} to {maximum}"
 
     def check(value: Any) -> Any:
-        if value == "Auto" or (isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum):
+        if value == "Auto" or (
+            isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
+        ):
             return value
-        raise PydanticCustomError("auto_or_int", "{value} is neither; {message}", {"value": repr(value), "message": message})
+        raise PydanticCustomError(
+            "auto_or_int", "{value} is neither; {message}", {"value": repr(value), "message": message}
+        )
 
     rule = f"type(self) == int ? self >= {minimum} && self <= {maximum} : self == 'Auto'"
-    schema = {"x-kubernetes-int-or-string": True, "x-kubernetes-validations": [{"rule": rule, "message": message}]}
+    schema = {
+        "x-kubernetes-int-or-string": True,
+        "x-kubernetes-validations": [{"rule": rule, "message": message}],
+    }
     return PlainValidator(check), _Node(schema)

@@ -21,26 +21,24 @@ class Rule:
     """A condition on one model.
 
     ``cel`` and ``holds`` state the same condition, in CEL over the API object and in Python over the
-    model. ``message`` is a text, or a pair (CEL expression, Python function) when it quotes a value.
-    ``field`` is the path below the model that is to blame, as a user writes it.
+    model. ``message`` is one text for both: the API server prices a message that quotes a value beyond
+    its budget. ``quote`` puts the value before it where Python speaks. ``field`` is the path below the
+    model that is to blame, as a user writes it.
     """
 
     cel: str
     holds: Callable[[Any], bool]
-    message: str | tuple[str, Callable[[Any], str]]
+    message: str
     field: str = ""
+    quote: Callable[[Any], str] | None = None
 
     def text(self, model: BaseModel) -> str:
         """The message for this very model."""
-        return self.message if isinstance(self.message, str) else self.message[1](model)
+        return self.message if self.quote is None else f"{self.quote(model)} {self.message}"
 
     def validation(self) -> dict[str, str]:
         """The rule as an entry of ``x-kubernetes-validations``."""
-        entry = {"rule": self.cel}
-        if isinstance(self.message, str):
-            entry["message"] = self.message
-        else:
-            entry["messageExpression"] = self.message[0]
+        entry = {"rule": self.cel, "message": self.message}
         if self.field:
             entry["fieldPath"] = f".{self.field}"
         return entry
@@ -67,7 +65,9 @@ class RuledModel(BaseModel):
     """Base of everything under `spec`: camelCase outside, frozen, nothing unknown, rules checked last."""
 
     # strict: the API server takes no "8" for 8 either
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, alias_generator=to_camel, populate_by_name=True
+    )
 
     RULES: ClassVar[tuple[Rule, ...]] = ()
     TRANSITIONS: ClassVar[tuple[TransitionRule, ...]] = ()
@@ -81,7 +81,9 @@ class RuledModel(BaseModel):
                 type(self).__name__,
                 [
                     InitErrorDetails(
-                        type=PydanticCustomError("rule", "{text}", {"text": rule.text(self), "field": rule.field}),
+                        type=PydanticCustomError(
+                            "rule", "{text}", {"text": rule.text(self), "field": rule.field}
+                        ),
                         loc=tuple(rule.field.split(".")) if rule.field else (),
                         input=None,
                     )

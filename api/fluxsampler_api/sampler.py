@@ -26,7 +26,9 @@ _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9]
 def _dns_subdomain(name: str) -> str:
     if len(name) > 253 or not _NAME.fullmatch(name):
         raise PydanticCustomError(
-            "name", "{name} is not a Kubernetes name; use at most 253 lower-case letters, digits, '-' and '.'", {"name": repr(name[:80])}
+            "name",
+            "{name} is not a Kubernetes name; use at most 253 lower-case letters, digits, '-' and '.'",
+            {"name": repr(name[:80])},
         )
     return name
 

@@ -37,9 +37,13 @@ class FluxSamplerStatus(StatusModel):
     phase: Literal["Pending", "Starting", "Ready", "Degraded", "Failed", "Deleting"] | None = None
     conditions: tuple[Condition, ...] = ()
     plan: PlanStatus | None = None
-    engine: Literal["parallel", "fallback", "none"] | None = Field(None, description="Which engine answers now.")
+    engine: Literal["parallel", "fallback", "none"] | None = Field(
+        None, description="Which engine answers now."
+    )
     replicas: int | None = Field(None, ge=0, description="Parallel replicas that are up.")
     fallback_replicas: int | None = Field(None, ge=0)
     url: str | None = None
     performance: Performance | None = None
-    selector: str | None = Field(None, description="Label selector of the Ray pods, for the scale subresource.")
+    selector: str | None = Field(
+        None, description="Label selector of the Ray pods, for the scale subresource."
+    )
