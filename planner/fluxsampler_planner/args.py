@@ -1,0 +1,120 @@
+"""What the Serve app is told: a plan and its spec as :class:`~fluxsampler_api.app_args.AppArgs`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fluxsampler_api.app_args import (
+    AppArgs,
+    FallbackArgs,
+    Layout,
+    ModelArgs,
+    ParallelArgs,
+    RequestDefaults,
+    ServingArgs,
+    SizeLimits,
+)
+
+from fluxsampler_planner.plan import Plan, dtype_of, largest_picture
+
+if TYPE_CHECKING:
+    from fluxsampler_api.sampler import FluxSampler
+
+AUTH_TOKEN_ENV = "FLUXSAMPLER_API_TOKEN"  # noqa: S105  (the variable's name, not a secret)
+# Shares of a card that Ray schedules by when a rank and a fallback live on it; memory is capped separately.
+SHARED_RANK = 0.6
+SHARED_FALLBACK = 0.4
+
+
+def app_args(sampler: FluxSampler, plan: Plan) -> AppArgs:
+    """The Serve app's arguments for ``sampler`` as planned.
+
+    A layout of one rank needs no gang: the single-device engine draws, as many replicas as the plan has.
+    """
+    spec, model = sampler.spec, plan.model
+    cuda = plan.node.device == "cuda"
+    most_text = spec.model.max_text_tokens or model.max_text_tokens
+    pixels = largest_picture(plan)
+    work = plan.inputs.work
+    # The model's own good defaults, unless the plan was made for something smaller than they need.
+    own = model.default_width * model.default_height <= pixels
+    return AppArgs(
+        name=sampler.metadata.name,
+        device=spec.hardware.device,
+        model=ModelArgs(
+            name=model.name,
+            source=spec.model.source,
+            revision=spec.model.revision,
+            dtype=dtype_of(spec),
+            quantization=spec.model.quantization,
+            max_text_tokens=most_text,
+            cache_dir=spec.model.cache.host_path,
+        ),
+        defaults=RequestDefaults(
+            width=model.default_width if own else work.width,
+            height=model.default_height if own else work.height,
+            steps=model.default_steps,
+            guidance_scale=model.default_guidance,
+            max_text_tokens=min(model.default_text_tokens, most_text),
+        ),
+        sizes=SizeLimits(
+            multiple_of=model.multiple_of,
+            min_side=model.min_side,
+            max_side=model.max_side,
+            max_pixels=pixels,
+        ),
+        parallel=_parallel(sampler, plan, cuda=cuda),
+        fallback=_fallback(plan, cuda=cuda),
+        serving=ServingArgs(
+            max_ongoing_requests=spec.serving.max_ongoing_requests,
+            max_queued_requests=spec.serving.max_queued_requests,
+            request_timeout_seconds=spec.serving.request_timeout_seconds,
+            auth_token_env=AUTH_TOKEN_ENV if spec.serving.auth_secret_ref is not None else None,
+        ),
+        plan=plan.status(),
+    )
+
+
+def _parallel(sampler: FluxSampler, plan: Plan, *, cuda: bool) -> ParallelArgs | None:
+    chosen, split, scaling = plan.chosen, plan.split, sampler.spec.autoscaling
+    if split.ranks == 1 or chosen.replicas == 0:
+        return None
+    shared = plan.fallback.placement == "CoResident"
+    return ParallelArgs(
+        layout=Layout(
+            pipefusion=split.pipefusion,
+            tensor=split.tensor,
+            ulysses=split.ulysses,
+            ring=split.ring,
+            stage_blocks=chosen.blocks if split.pipefusion > 1 else None,
+        ),
+        replicas=chosen.replicas if scaling is None else scaling.min_replicas,
+        max_replicas=None if scaling is None else chosen.replicas,
+        target_ongoing_requests=1 if scaling is None else scaling.target_ongoing_requests,
+        encoders=chosen.encoders,
+        gpus_per_rank=(SHARED_RANK if shared else 1.0) if cuda else 0.0,
+    )
+
+
+def _fallback(plan: Plan, *, cuda: bool) -> FallbackArgs | None:
+    fallback, alone = plan.fallback, plan.split.ranks == 1
+    own = plan.chosen.replicas if alone else 0
+    if fallback.placement == "None":
+        if not alone:
+            return None
+        return FallbackArgs(
+            placement="Reserved", min_replicas=max(1, own), max_replicas=max(1, own), quantization="fp8" if plan.inputs.form.fp8 else "none",
+            gpus_per_replica=1.0 if cuda else 0.0,
+        )  # fmt: skip
+    assert fallback.form is not None, "only placement None has no form"  # noqa: S101  (for the type checker)
+    shared = fallback.placement == "CoResident" and not alone
+    return FallbackArgs(
+        placement=fallback.placement,
+        min_replicas=own + fallback.warm,
+        max_replicas=max(1, own + fallback.most),
+        quantization=fallback.form.quantization,
+        gpus_per_replica=(SHARED_FALLBACK if shared else 1.0) if cuda else 0.0,
+        memory_fraction=min(1.0, round(fallback.form.size / plan.node.gpu.memory, 3))
+        if cuda and shared
+        else None,
+    )

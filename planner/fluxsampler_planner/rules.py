@@ -1,0 +1,151 @@
+"""Why a split is refused before any arithmetic: an ordered list of named pure checks.
+
+Each rule is a fault of xfuser 0.7.0 that DESIGN §6 measured, or a fact of the model; none of them may be
+run into, several are silently wrong pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fluxsampler_planner.models import ModelFacts
+from fluxsampler_planner.split import Split
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the rules look at besides the split: the model, the target's pixels, prompt tokens, exactness."""
+
+    model: ModelFacts
+    width: int
+    height: int
+    text_tokens: tuple[int, ...]
+    exact: bool
+
+    @property
+    def rows(self) -> int:
+        """Rows of tokens of the target picture."""
+        return self.height // 16
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of the target picture."""
+        return self.model.image_tokens(self.width, self.height)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """``reason`` is one CamelCase word, ``field`` the degree below spec.parallelism to change, ``message`` names the fix."""
+
+    reason: str
+    field: str
+    family: str
+    message: str
+
+
+def divisors(number: int, most: int) -> str:
+    """`1, 2, 3 or 6`: the divisors of ``number`` up to ``most``."""
+    found = [str(value) for value in range(1, most + 1) if number % value == 0]
+    return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} or {found[-1]}"
+
+
+def _exact(split: Split, request: Request) -> Refusal | None:
+    if not request.exact or split.pipefusion == 1:
+        return None
+    return Refusal(
+        "NotExact",
+        "pipefusion",
+        "pipefusion",
+        "pipefusion reuses activations of the step before; set pipefusion: 1, or exact: false",
+    )
+
+
+def _tensor_with_sequence(split: Split, request: Request) -> Refusal | None:
+    if split.tensor == 1 or split.sequence == 1:
+        return None
+    return Refusal(
+        "WrongPictures", "tensor", "tensor × ulysses/ring",
+        "tensor above 1 together with ulysses or ring draws wrong pictures in xfuser 0.7.0 (3e-2 off); set tensor: 1, or ulysses: 1 and ring: 1",
+    )  # fmt: skip
+
+
+def _tensor_with_pipefusion(split: Split, request: Request) -> Refusal | None:
+    if split.tensor == 1 or split.pipefusion == 1:
+        return None
+    return Refusal(
+        "NotProven", "tensor", "tensor × pipefusion",
+        "tensor above 1 together with pipefusion was never shown to draw the same picture; set tensor: 1, or pipefusion: 1",
+    )  # fmt: skip
+
+
+def _heads(split: Split, request: Request) -> Refusal | None:
+    heads = request.model.heads
+    for field, degree in (("ulysses", split.ulysses), ("tensor", split.tensor)):
+        if heads % degree:
+            return Refusal(
+                "HeadsNotDivisible", field, f"{field} {degree}",
+                f"{degree} does not divide {heads} attention heads; use {divisors(heads, min(heads, 8))}",
+            )  # fmt: skip
+    return None
+
+
+def _text(split: Split, request: Request) -> Refusal | None:
+    for tokens in request.text_tokens:
+        if tokens % split.sequence:
+            return Refusal(
+                "TextNotDivisible", "ulysses" if split.ulysses > 1 else "ring", f"ulysses·ring {split.sequence}",
+                f"ulysses·ring {split.sequence} does not divide {tokens} text tokens, which xfuser 0.7.0 answers with wrong pictures (4e-2 off); "
+                f"use {divisors(tokens, 16)}",
+            )  # fmt: skip
+    return None
+
+
+def _rows(split: Split, request: Request) -> Refusal | None:
+    if request.rows % split.sequence == 0 and request.image_tokens % split.sequence == 0:
+        return None
+    return Refusal(
+        "RowsNotDivisible", "ulysses" if split.ulysses > 1 else "ring", f"ulysses·ring {split.sequence}",
+        f"ulysses·ring {split.sequence} does not divide the {request.rows} rows of tokens of a {request.width}×{request.height} picture; "
+        f"use {divisors(request.rows, 16)}, or another target.height",
+    )  # fmt: skip
+
+
+def _stages(split: Split, request: Request) -> Refusal | None:
+    if split.pipefusion <= request.model.blocks:
+        return None
+    return Refusal(
+        "StageWithoutBlock", "pipefusion", f"pipefusion {split.pipefusion}",
+        f"{split.pipefusion} stages, the model has {request.model.blocks} blocks, and a stage without one crashes; use at most {request.model.blocks}",
+    )  # fmt: skip
+
+
+def _patches(split: Split, request: Request) -> Refusal | None:
+    rows = request.rows // split.sequence
+    if split.pipefusion == 1 or split.pipefusion <= rows:
+        return None
+    return Refusal(
+        "PatchWithoutRow", "pipefusion", f"pipefusion {split.pipefusion}",
+        f"{split.pipefusion} patches of whole rows do not fit into {rows} rows of tokens; use at most {rows}, or a taller target",
+    )  # fmt: skip
+
+
+Rule = Callable[[Split, Request], Refusal | None]
+RULES: tuple[Rule, ...] = (
+    _exact,
+    _tensor_with_sequence,
+    _tensor_with_pipefusion,
+    _heads,
+    _text,
+    _rows,
+    _stages,
+    _patches,
+)
+
+
+def refusal(split: Split, request: Request) -> Refusal | None:
+    """The first rule that ``split`` breaks, or None."""
+    for rule in RULES:
+        if (found := rule(split, request)) is not None:
+            return found
+    return None

@@ -1,0 +1,268 @@
+"""The search: every split × stage balance × encoder placement × replicas × fallback placement, each taken or refused with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Literal
+
+from fluxsampler_planner.cost import CostParameters, Seconds, Workload, seconds
+from fluxsampler_planner.fallback import NO_FALLBACK, PENALTY, FallbackForm, Placement
+from fluxsampler_planner.gpus import GIB
+from fluxsampler_planner.memory import Form, Picture, extra_of_decoder, extra_of_first, stage_totals
+from fluxsampler_planner.rules import Request, refusal
+from fluxsampler_planner.split import Split, splits, stage_blocks
+
+if TYPE_CHECKING:
+    from fluxsampler_planner.hardware import Node
+    from fluxsampler_planner.models import ModelFacts
+
+Encoders = Literal["device", "cpu"]
+
+# Text encoding on the host: 2 FLOPs per parameter and token at 40 GFLOP/s a core (see the CPU entry of gpus.py).
+CPU_CORE_FLOPS = 40e9
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Everything the search reads, resolved: no Auto left."""
+
+    model: ModelFacts
+    node: Node
+    cost: CostParameters
+    form: Form
+    request: Request
+    picture: Picture
+    work: Workload
+    throughput: bool
+    manual: Split | None
+    gpus_per_replica: int | None
+    replicas: int
+    fallback_forms: tuple[FallbackForm, ...]
+    placements: tuple[Placement, ...]
+    min_fallbacks: int
+
+    @property
+    def cuda(self) -> bool:
+        """Whether cards are real."""
+        return self.form.cuda
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One complete answer. ``score`` orders: seconds per picture (or per picture of the whole node), penalised by the fallback's wait."""
+
+    split: Split
+    blocks: tuple[int, ...]
+    encoders: Encoders
+    replicas: int
+    placement: Placement
+    fallback: FallbackForm | None
+    rooms: tuple[int, ...]
+    seconds: Seconds
+    images_per_minute: float
+    score: float
+
+    @property
+    def order(self) -> tuple[float, int, int, int, int]:
+        """Sort key; ties go to fewer cards, then to the simpler split."""
+        return (self.score, self.split.ranks, self.split.pipefusion, self.split.tensor, self.split.ring)
+
+
+@dataclass(slots=True)
+class Group:
+    """Refused candidates of one family and reason; ``weight`` is what the message's candidate was kept for (less is kept)."""
+
+    message: str
+    count: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The best candidate (None: nothing fits), the best of every family, what was refused, and the least memory anything needed."""
+
+    best: Candidate | None
+    families: dict[str, Candidate]
+    refused: dict[tuple[str, str], Group]
+    least_bytes: int | None
+    considered: int
+
+
+def _gang_sizes(inputs: Inputs) -> Iterator[tuple[int, int]]:
+    """(cards of a gang, most gangs that fit on all nodes) for every size worth trying."""
+    node = inputs.node
+    for size in [inputs.gpus_per_replica] if inputs.gpus_per_replica else range(1, node.cards + 1):
+        fit = node.cards // size * node.nodes
+        if fit >= max(1, inputs.replicas):
+            yield size, fit
+
+
+def _replica_counts(inputs: Inputs, size: int, fit: int) -> tuple[int, ...]:
+    if not inputs.throughput or inputs.replicas == 0:
+        return (inputs.replicas,)
+    # As many gangs as fit, or fewer by what a reserved fallback needs.
+    fewer = fit - -(-max(1, inputs.min_fallbacks) // size)
+    return (fit, fewer) if fewer >= max(1, inputs.replicas) else (fit,)
+
+
+def rank_totals(inputs: Inputs, split: Split, blocks: tuple[int, ...], encoders: Encoders) -> list[int]:
+    """Bytes on the card of each rank, ranks ordered tensor, sequence, stage from the inside out (xfuser's order)."""
+    within = split.tensor * split.sequence
+    stages = stage_totals(inputs.model, split, blocks, inputs.form, inputs.picture)
+    totals = [size for size in stages for _ in range(within)]
+    if encoders == "device":
+        totals[0] += extra_of_first(inputs.model, inputs.form)
+    totals[decoding_rank(split)] += extra_of_decoder(inputs.model, split, inputs.form, inputs.picture)
+    return totals
+
+
+def decoding_rank(split: Split) -> int:
+    """The rank that decodes: PipeFusion's last one has the latents, else rank 0."""
+    return split.ranks - 1 if split.pipefusion > 1 else 0
+
+
+def encode_seconds(inputs: Inputs, encoders: Encoders) -> float | None:
+    """Seconds of text encoding on the CPU; None: on the card, as calibrated."""
+    if encoders == "device":
+        return None
+    flops = 2.0 * inputs.model.t5_parameters * inputs.work.text_tokens
+    return inputs.cost.encode + flops / (CPU_CORE_FLOPS * inputs.node.cores)
+
+
+def _rooms(inputs: Inputs, totals: list[int], form: FallbackForm, replicas: int) -> tuple[int, ...]:
+    """Ranks of a gang beside which a replica of ``form`` fits; on CPU any, as long as the host holds them all."""
+    usable = inputs.node.gpu.usable
+    if inputs.cuda:
+        return tuple(rank for rank, size in enumerate(totals) if size + form.size <= usable)
+    left = inputs.node.total_cards * usable - replicas * sum(totals)
+    return (0,) if left >= max(1, inputs.min_fallbacks) * form.size else ()
+
+
+def _placements(
+    inputs: Inputs, split: Split, totals: list[int], replicas: int
+) -> Iterator[tuple[Placement, FallbackForm | None, tuple[int, ...]]]:
+    need = max(1, inputs.min_fallbacks)
+    usable = inputs.node.gpu.usable
+    for placement in inputs.placements:
+        if placement == "None":
+            yield placement, None, ()
+            continue
+        for form in inputs.fallback_forms:
+            if placement == "CoResident" and replicas:
+                rooms = _rooms(inputs, totals, form, replicas)
+                if rooms and (not inputs.cuda or len(rooms) * replicas >= need):
+                    yield placement, form, rooms
+                    break
+            elif placement == "Reserved":
+                spare = inputs.node.total_cards - replicas * split.ranks
+                if form.size <= usable and spare >= need:
+                    yield placement, form, ()
+                    break
+            elif placement == "OnDemand" and form.size <= usable:
+                yield placement, form, ()
+                break
+
+
+def search(inputs: Inputs) -> Found:
+    """All candidates, ranked. Pure; a few microseconds each."""
+    best: dict[str, Candidate] = {}
+    refused: dict[tuple[str, str], Group] = {}
+    least: int | None = None
+    considered = 0
+    top: Candidate | None = None
+
+    def refuse(family: str, reason: str, message: str, weight: float = 0.0, count: int = 1) -> None:
+        if (group := refused.get((family, reason))) is None:
+            refused[family, reason] = Group(message, count, weight)
+            return
+        group.count += count
+        if weight < group.weight:
+            group.message, group.weight = message, weight
+
+    usable = inputs.node.gpu.usable
+    for size, fit in _gang_sizes(inputs):
+        for split in [inputs.manual] if inputs.manual is not None else splits(size):
+            if split.ranks != size:
+                continue
+            considered += 1
+            if (broken := refusal(split, inputs.request)) is not None:
+                refuse(broken.family, broken.reason, broken.message)
+                continue
+            for blocks in _balances(inputs.model, split):
+                plain = rank_totals(inputs, split, blocks, "cpu")
+                fits_without = max(plain) <= usable
+                for encoders in _encoder_places(inputs, fits_without):
+                    totals = rank_totals(inputs, split, blocks, encoders) if encoders == "device" else plain
+                    worst = max(totals)
+                    least = worst if least is None else min(least, worst)
+                    if worst > usable:
+                        message = f"{split} needs {worst / GIB:.1f} GiB on a card, {usable / GIB:.1f} usable"
+                        refuse(split.family, "InsufficientGPUMemory", message, worst)
+                        continue
+                    time = seconds(
+                        inputs.model, split, inputs.work, inputs.cost,
+                        largest_stage=max(blocks) / inputs.model.blocks, encode=encode_seconds(inputs, encoders),
+                    )  # fmt: skip
+                    placed = False
+                    for replicas in _replica_counts(inputs, size, fit):
+                        for placement, form, rooms in _placements(inputs, split, totals, replicas):
+                            placed = True
+                            candidate = _candidate(
+                                inputs, split, blocks, encoders, replicas, placement, form, rooms, time
+                            )
+                            if (kept := best.get(split.family)) is None or candidate.order < kept.order:
+                                best[split.family] = candidate
+                            if top is None or candidate.order < top.order:
+                                top = candidate
+                    if not placed:
+                        refuse(
+                            split.family,
+                            "NoRoomForFallback",
+                            f"{split} leaves no room for {_needed_fallback(inputs)}",
+                            time.total,
+                        )
+    return Found(top, best, refused, least, considered)
+
+
+def _needed_fallback(inputs: Inputs) -> str:
+    smallest = min((form.size for form in inputs.fallback_forms), default=0)
+    return f"{max(1, inputs.min_fallbacks)} fallback(s) of {smallest / GIB:.1f} GiB placed {' or '.join(inputs.placements)}"
+
+
+def _balances(model: ModelFacts, split: Split) -> tuple[tuple[int, ...], ...]:
+    if split.pipefusion == 1:
+        return ((model.blocks,),)
+    even, light = (stage_blocks(model, split.pipefusion, by) for by in ("time", "bytes"))
+    return (even,) if even == light else (even, light)
+
+
+def _encoder_places(inputs: Inputs, fits_without: bool) -> tuple[Encoders, ...]:
+    if not inputs.cuda:
+        return ("device",)
+    # When even a card without encoders is too full, the CPU's line carries the refusal.
+    return ("device", "cpu") if fits_without else ("cpu",)
+
+
+def _candidate(
+    inputs: Inputs, split: Split, blocks: tuple[int, ...], encoders: Encoders, replicas: int, placement: Placement,
+    form: FallbackForm | None, rooms: tuple[int, ...], time: Seconds,
+) -> Candidate:  # fmt: skip
+    # With no gang, the fallbacks draw alone.
+    drawing = replicas or max(1, inputs.min_fallbacks)
+    per_minute = 60.0 * drawing / time.total
+    value = 60.0 / per_minute if inputs.throughput else time.total
+    score = value * (1 + PENALTY[placement]) if value < inf else inf
+    return Candidate(
+        split,
+        blocks,
+        encoders,
+        replicas,
+        placement,
+        form if form is not None else NO_FALLBACK.form,
+        rooms,
+        time,
+        per_minute,
+        score,
+    )
