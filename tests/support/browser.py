@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.wait import WebDriverWait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +63,14 @@ class Browser:
     def run(self, script: str, *args: object) -> Any:
         """What ``script`` (the body of a JavaScript function) returns."""
         return self.driver.execute_script(script, *args)
+
+    def until(self, expression: str, seconds: float = 60) -> Any:
+        """Waits until the JavaScript ``expression`` is true and returns it; the page's own words when it never is."""
+        try:
+            return WebDriverWait(self.driver, seconds, 0.05).until(lambda _: self.run(f"return {expression}"))
+        except TimeoutException:
+            shown = self.run("return document.body.innerText")
+            raise AssertionError(f"never true: {expression}\n{shown}\n{self.complaints()}") from None
 
     def command(self, name: str, **arguments: object) -> Any:
         """A command of the Chrome DevTools Protocol."""

@@ -56,7 +56,7 @@ class Drawing:
 
     colour: str = "red"
     engine: str = "parallel"
-    reason: str = ""
+    reason: str = "Planned"
     hold: threading.Event | None = None
     hold_after: int = 0
     breaks: bool = False
@@ -71,6 +71,7 @@ class ScriptedServer:
         self.requests: list[dict[str, Any]] = []
         self.token: str | None = None
         self.starting: str | None = None
+        self.away = False
         self.disconnected = threading.Event()
         self.url = ""
 
@@ -103,6 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: the test's own output says what went wrong."""
 
     def do_GET(self) -> None:
+        if self._hangs_up():
+            return
         name = "index.html" if self.path == "/" else self.path.removeprefix("/static/")
         if self.path == "/v1/info":
             self._guarded(lambda: self._json(200, self.server_script.info))
@@ -123,7 +126,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self._hangs_up():
+            return
         self._guarded(lambda: self._draw(body))
+
+    def _hangs_up(self) -> bool:
+        """While the server is away: ends the connection without a word."""
+        self.close_connection = True
+        return self.server_script.away
 
     def _guarded(self, answer: Any) -> None:
         token = self.server_script.token
@@ -172,9 +182,16 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             if step == answer.hold_after and answer.hold:
                 self._wait(answer.hold)
-        facts = {"engine": answer.engine, "reason": answer.reason, "seconds": 0.42, "seed": body["seed"]}
-        picture = _picture(width, height, answer.colour)
-        self._event("image_generation.completed", {"b64_json": picture, "output_format": "png", **facts})
+        facts = {
+            "engine": answer.engine,
+            "engine_reason": answer.reason,
+            "seed": body["seed"],
+            "truncated_tokens": 0,
+        }
+        done = {"output_format": "png", "fluxsampler": {"pictures": [facts]}}
+        self._event(
+            "image_generation.completed", {"b64_json": _picture(width, height, answer.colour), **done}
+        )
 
     def _wait(self, hold: threading.Event) -> None:
         """Waits for ``hold``, sending comments meanwhile: the way to notice a client that left."""

@@ -2,9 +2,9 @@
 
 /** A request that did not end in a picture: `status` is 0 when the server could not be reached. */
 export class ApiError extends Error {
-  constructor(status, message, { param = null, code = null, sizes = [], retryAfter = null, requestId = null } = {}) {
+  constructor(status, message, { param = null, code = null, retryAfter = null, requestId = null } = {}) {
     super(message);
-    Object.assign(this, { status, param, code, sizes, retryAfter, requestId });
+    Object.assign(this, { status, param, code, retryAfter, requestId });
   }
 }
 
@@ -45,7 +45,6 @@ function asError(status, body, headers) {
   return new ApiError(status, message, {
     param: body.param,
     code: body.code,
-    sizes: body.nearest_sizes ?? message.match(/\b\d{2,5}x\d{2,5}\b/g)?.slice(1) ?? [],
     retryAfter: Number(headers?.get("retry-after")) || null,
     requestId: headers?.get("x-request-id"),
   });
@@ -68,7 +67,7 @@ export async function ready() {
 
 /**
  * Draws one picture. Yields {kind: "progress", step, steps}, {kind: "preview", url} and last
- * {kind: "picture", url, engine, reason, seconds, seed}. Object URLs belong to the caller.
+ * {kind: "picture", url, engine, reason, seconds, seed, cutTokens}. Object URLs belong to the caller.
  */
 export async function* draw(body, signal) {
   const started = performance.now();
@@ -85,13 +84,10 @@ export async function* draw(body, signal) {
     } else if (type === "image_generation.partial_image") {
       yield { kind: "preview", url: pictureUrl(event) };
     } else if (type === "image_generation.completed") {
+      const { engine, engine_reason: reason, seed, truncated_tokens: cutTokens } = event.fluxsampler.pictures[0];
       yield {
-        kind: "picture",
-        url: pictureUrl(event),
-        engine: event.engine ?? response.headers.get("x-fluxsampler-engine") ?? "",
-        reason: event.reason ?? response.headers.get("x-fluxsampler-reason") ?? "",
-        seconds: event.seconds ?? (performance.now() - started) / 1000,
-        seed: event.seed ?? body.seed,
+        kind: "picture", url: pictureUrl(event), engine, reason, seed, cutTokens,
+        seconds: (performance.now() - started) / 1000,
       };
       return;
     } else if (event.error) {

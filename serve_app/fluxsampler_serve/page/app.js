@@ -29,6 +29,7 @@ async function connect() {
   clearTimeout(connecting);
   try {
     if (!byId("form").dataset.ready) setUp(await api.info());
+    byId("token-field").hidden = true;
     const { ready, message } = await api.ready();
     pill(ready ? "ready" : "starting", ready ? "Ready" : "Starting");
     byId("service").title = message;
@@ -65,11 +66,13 @@ function setUp(info) {
   byId("draw").disabled = false;
 }
 
-async function drawPicture() {
+/** Draws what the form says; `changes` are for this one picture. */
+async function drawPicture(changes = {}) {
   if (running || byId("draw").disabled) return;
   problems.stop();
-  const settings = form.read();
-  if (!settings) return;
+  const read = form.read();
+  if (!read) return;
+  const settings = { ...read, ...changes };
   running = new AbortController();
   busy(true);
   stage.begin(settings);

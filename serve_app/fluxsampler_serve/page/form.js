@@ -32,7 +32,7 @@ export function setUp({ defaults, sizes, limits = {} }) {
   byId("steps").value = defaults.steps;
   if (limits.max_steps) byId("steps").max = limits.max_steps;
   byId("guidance").value = defaults.guidance_scale;
-  byId("cfg").value = 1;
+  byId("cfg").value = 2; // The API refuses a negative prompt whose strength is 1: it would have no effect.
   setSize(defaults.width, defaults.height);
   if (!value("seed")) byId("seed").value = randomSeed();
 }
@@ -97,7 +97,7 @@ export function read() {
     [whole(settings.seed) && settings.seed <= LARGEST_SEED, "seed",
       `Give a whole number from 0 to ${LARGEST_SEED}, or press Random.`],
     [Number.isFinite(settings.guidance), "guidance_scale", "Give a number, such as 3.5."],
-    [Number.isFinite(settings.cfg) && settings.cfg >= 1, "true_cfg_scale", "Give a number from 1 upwards."],
+    [Number.isFinite(settings.cfg) && settings.cfg > 1, "true_cfg_scale", "Give a number above 1, such as 2."],
   ].filter(([right]) => !right);
   for (const [, name, message] of wrong.toReversed()) show(name, message);
   chosenSeed = wrong.length > 0 && chosenSeed;
@@ -105,9 +105,10 @@ export function read() {
 }
 
 /** The request for these settings. */
-export function toRequest({ prompt, width, height, steps, seed, guidance, negative, cfg }) {
+export function toRequest({ prompt, width, height, steps, seed, guidance, negative, cfg, truncate }) {
   const body = { prompt, size: `${width}x${height}`, steps, seed, guidance_scale: guidance };
   if (negative) Object.assign(body, { negative_prompt: negative, true_cfg_scale: cfg });
+  if (truncate) body.truncate_prompt = true;
   return body;
 }
 
@@ -124,7 +125,7 @@ export function write(settings) {
 export function show(name, message, ...more) {
   const id = CONTROLS[name];
   const place = byId(`${id ?? "form"}-error`);
-  place.replaceChildren(make("p", {}, message), ...more);
+  place.replaceChildren(make("p", {}, message), ...more.filter(Boolean));
   place.hidden = false;
   if (!id) return;
   if (byId("advanced").contains(byId(id))) byId("advanced").open = true;

@@ -6,15 +6,16 @@ import * as form from "./form.js";
 
 let counting = null;
 
-/** Shows `error` beside the control that it concerns; `again` draws once more. */
+/** Shows `error` beside the control that it concerns; `again(changes)` draws once more. */
 export function show(error, again) {
   stop();
   if (error.status === 401) return askForToken();
   if (error.status === 429) return countDown(error, again);
-  if (error.sizes.length > 0) return form.show("size", error.message, suggestions(error.sizes));
+  if (error.code === "size_not_drawable") return form.show("size", ...nearestSizes(error.message));
+  if (error.code === "prompt_too_long") return form.show("prompt", capital(error.message), cutting(again));
   const [message, hint] = words(error);
-  const note = error.requestId ? `${hint} Request ${error.requestId}.` : hint;
-  form.show(error.status === 0 ? null : error.param, message, make("p", { className: "note" }, note));
+  const note = error.status >= 500 && error.requestId ? `${hint} Request ${error.requestId}.` : hint;
+  form.show(error.param, message, note ? make("p", { className: "note" }, note) : null);
 }
 
 /** Ends a countdown that is no longer of interest. */
@@ -31,14 +32,29 @@ export function askForToken() {
 function words({ status, code, message }) {
   if (code === "interrupted") return [message, "Your settings are kept: draw again."];
   if (status === 0) return [message, "Is it running? Your settings are kept: draw again when it is back."];
-  if (status === 504) return ["The picture took longer than the server allows.", `${message} Fewer steps or a smaller size are faster.`];
-  if (status === 503) return ["No engine is ready.", `${message} It usually is within a minute.`];
-  if (status >= 500) return ["The server failed while drawing.", message];
-  return [message, ""];
+  const said = capital(message);
+  if (status === 504) return ["The picture took longer than the server allows.", `${said} Fewer steps or a smaller size are faster.`];
+  if (status === 503) return ["No engine is ready.", `${said} Settings are kept: draw again in a moment.`];
+  if (status >= 500) return ["The server failed while drawing.", said];
+  return [said, ""];
 }
 
-function suggestions(sizes) {
-  return make("p", { className: "chips" }, "Nearest sizes: ", ...sizes.map((size) => {
+/** The API writes messages for logs and terminals: made a sentence, without the field's name in front. */
+function capital(message) {
+  const text = message.replace(/^[a-z_.\d]+: /, "");
+  return `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
+}
+
+function cutting(again) {
+  return make("p", {}, make("button", { type: "button", onclick: () => again({ truncate: true }) }, "Draw with the end cut off"));
+}
+
+/** `100x90 cannot be drawn: …; the nearest sizes are 96x96, 112x96` as a sentence and a button for each size. */
+function nearestSizes(message) {
+  const [fault, nearest = ""] = message.split("; the nearest sizes are ");
+  const sizes = nearest.match(/\d+x\d+/g) ?? [];
+  if (sizes.length === 0) return [capital(message)];
+  const buttons = make("p", { className: "chips" }, "Nearest sizes:", ...sizes.map((size) => {
     const [width, height] = size.split("x").map(Number);
     const choose = () => {
       form.clear("size");
@@ -47,13 +63,14 @@ function suggestions(sizes) {
     };
     return make("button", { type: "button", onclick: choose }, `${width} × ${height}`);
   }));
+  return [capital(fault), buttons];
 }
 
 function countDown(error, again) {
   const until = performance.now() + 1000 * (error.retryAfter ?? 5);
   // The numbers change every second, so they are kept from the screen reader: the button says when.
   const left = make("span", { "aria-hidden": "true" });
-  const button = make("button", { type: "button", disabled: true, onclick: again }, "Try again");
+  const button = make("button", { type: "button", disabled: true, onclick: () => again() }, "Try again");
   const tick = () => {
     const rest = Math.ceil((until - performance.now()) / 1000);
     left.textContent = rest > 0 ? ` possible in ${seconds(rest).replace(".0", "")}` : " possible now";

@@ -1,8 +1,18 @@
 // The picture: empty, being drawn with previews, and drawn, with who drew it.
 
-import { byId, make, seconds } from "./dom.js";
+import { byId, count, make, seconds } from "./dom.js";
 
-const ENGINES = { parallel: "Parallel: all cards together", fallback: "Fallback: a single device" };
+/** Why an engine drew, for each reason that the router gives. */
+const REASONS = {
+  Planned: "All ranks of the planned layout drew it together.",
+  NoGang: "This plan draws on single devices.",
+  NotSplittable: "This size cannot be split over the ranks, so a single device drew it.",
+  GangNotReady: "The parallel engine is not ready, so a single device drew it.",
+  GangRefused: "The parallel engine cannot draw this request, so a single device did.",
+  GangFailed: "The parallel engine failed, so a single device drew it.",
+  GangTimedOut: "The parallel engine took too long, so a single device drew it.",
+  PictureRefused: "The parallel engine’s picture was not valid, so a single device drew it.",
+};
 
 let ticking = null;
 let preview = null;
@@ -79,7 +89,7 @@ export function end() {
 }
 
 /** Shows a drawn picture and its facts. */
-export function show({ url, settings, engine, reason, seconds: took }) {
+export function show({ url, settings, engine, reason, seconds: took, cutTokens }) {
   set("drawn");
   frame(settings);
   const picture = byId("picture");
@@ -88,15 +98,15 @@ export function show({ url, settings, engine, reason, seconds: took }) {
   picture.hidden = false;
   byId("said").textContent = settings.prompt;
   const facts = [
-    ["Engine", make("span", { className: `engine ${engine}`, title: ENGINES[engine] ?? "" }, engine || "unknown")],
+    ["Engine", make("span", { className: `engine ${engine}` }, engine)],
     ["Time", seconds(took)], ["Seed", String(settings.seed)],
     ["Size", `${settings.width} × ${settings.height}`], ["Steps", String(settings.steps)],
   ];
   byId("facts").replaceChildren(
     ...facts.map(([name, fact]) => make("div", {}, make("dt", {}, name), make("dd", {}, fact))));
-  byId("why").textContent = reason;
-  byId("why").hidden = !reason;
-  const file = `${settings.prompt.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60).replace(/^-|-$/g, "")}`;
+  const cut = cutTokens ? ` The last ${count(cutTokens, "token")} of the prompt were cut off.` : "";
+  byId("why").textContent = (REASONS[reason] ?? reason) + cut;
+  const file = settings.prompt.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60).replace(/^-|-$/g, "");
   Object.assign(byId("download"), { href: url, download: `${file || "picture"}-${settings.seed}.png` });
   byId("full").href = url;
 }
