@@ -90,10 +90,24 @@ class Cancel:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[[], None]] = []
 
     def set(self) -> None:
         """Ask; a second time changes nothing."""
-        self._event.set()
+        with self._lock:
+            self._event.set()
+            listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener()
+
+    def on_set(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` once, from the thread that asks; now, if someone has asked already."""
+        with self._lock:
+            if not self._event.is_set():
+                self._listeners.append(listener)
+                return
+        listener()
 
     def is_set(self) -> bool:
         """Whether anyone asked."""
