@@ -15,7 +15,11 @@
     │   ├── EngineStartFailed     a gang or device did not come up
     │   ├── EngineFailed          broke while drawing; the engine must be closed or rebuilt
     │   └── AdapterMismatch       xfuser moved under the adapter
-    └── PictureRefused            the guard refused a picture
+    ├── PictureRefused            the guard refused a picture
+    └── NotServed                 no engine was asked, or none answered in time
+        ├── QueueFull             too many requests wait already
+        ├── NotReady              no engine is loaded and healthy
+        └── DeadlineExceeded      the request's time was over before its picture was drawn
 
 Messages are one sentence and name the fix. Arguments are plain strings, so that each exception
 survives pickling between processes.
@@ -78,3 +82,19 @@ class AdapterMismatch(EngineError):
 
 class PictureRefused(ServeError):
     """The guard refused a picture: not finite, flat or noise."""
+
+
+class NotServed(ServeError):
+    """The request was not drawn for lack of room, of an engine or of time."""
+
+
+class QueueFull(NotServed):
+    """Too many requests wait already."""
+
+
+class NotReady(NotServed):
+    """No engine is loaded and healthy."""
+
+
+class DeadlineExceeded(NotServed):
+    """The request's time was over before its picture was drawn."""

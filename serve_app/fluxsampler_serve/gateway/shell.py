@@ -1,0 +1,112 @@
+"""What surrounds every request: its id, the token check, and the last resort for exceptions.
+
+Plain ASGI: a middleware of Starlette's kind costs a task and two queues for every request.
+"""
+
+from __future__ import annotations
+
+import hmac
+import uuid
+from typing import TYPE_CHECKING
+
+import structlog
+
+from fluxsampler_serve.gateway.errors import ApiError, internal_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID = "x-request-id"
+LONGEST_ID = 128
+GUARDED = "/v1/"
+"""Paths below this want the token; probes, the page and the OpenAPI document do not."""
+
+
+class Shell:
+    """Wraps the FastAPI application.
+
+    Serve puts ``x-request-id`` on every request and response that pass it, so here it is read and,
+    with ``answer_id`` false, not set again. ``token`` None leaves the API open. ``unexpected`` is
+    called for each exception that no handler took.
+    """
+
+    def __init__(
+        self, app: ASGIApp, token: str | None, *, answer_id: bool, unexpected: Callable[[], None]
+    ) -> None:
+        self._app = app
+        self._token = None if token is None else f"Bearer {token}".encode()
+        self._answer_id = answer_id
+        self._unexpected = unexpected
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = token = None
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                given = value
+            elif name == b"authorization":
+                token = value
+        request_id = _clean(given) or uuid.uuid4().hex
+        scope["fluxsampler.request_id"] = request_id
+        started = False
+
+        async def answer(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                if self._answer_id:
+                    message["headers"] = [
+                        *message.get("headers", ()),
+                        (b"x-request-id", request_id.encode("ascii")),
+                    ]
+            await send(message)
+
+        if self._token is not None and _path(scope).startswith(GUARDED) and not self._knows(token):
+            await send_error(_unauthorized(token), answer)
+            return
+        try:
+            await self._app(scope, receive, answer)
+        except Exception:  # the last resort: nothing may leave a traceback to the caller
+            log.exception("unexpected_error", request_id=request_id, path=scope["path"])
+            self._unexpected()
+            if started:
+                raise
+            await send_error(internal_error(), answer)
+
+    def _knows(self, token: bytes | None) -> bool:
+        """Constant-time, so that no prefix of the token can be found by its timing."""
+        return token is not None and self._token is not None and hmac.compare_digest(token, self._token)
+
+
+async def send_error(error: ApiError, send: Send) -> None:
+    """Answer with ``error``."""
+    content = error.content()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    headers += [(name.encode(), value.encode()) for name, value in error.headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
+
+
+def _unauthorized(token: bytes | None) -> ApiError:
+    message = (
+        "no API key given; send `Authorization: Bearer KEY`" if token is None else "this API key is not known"
+    )
+    return ApiError(401, "invalid_api_key", message, headers={"www-authenticate": "Bearer"})
+
+
+def _path(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def _clean(given: bytes | None) -> str:
+    """A caller's id as it may go into logs: printable ASCII, not too long."""
+    text = (given or b"").decode("ascii", "ignore")
+    return "".join(c for c in text if c.isprintable())[:LONGEST_ID]

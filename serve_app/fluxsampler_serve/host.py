@@ -1,0 +1,158 @@
+"""Runs a synchronous engine for asynchronous callers, one call at a time, in a thread of its own.
+
+Serve runs our code in the replica's event loop (throughput mode), so nothing here blocks it: the
+engine draws in one thread, and pictures are encoded in another while the next one is drawn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import structlog
+
+from fluxsampler_serve import guard, picture
+from fluxsampler_serve.drawing import DrawEvent, Drawn, DrawRequest, Failure, Outcome, SamplerStatus, Step
+from fluxsampler_serve.engines.protocol import Cancel
+from fluxsampler_serve.errors import Cancelled, PictureRefused, PromptTooLong, RequestRefused, ServeError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+
+    from fluxsampler_serve.engines.protocol import Engine, Progress, ProgressCallback, Sample
+
+log = structlog.get_logger(__name__)
+
+INLINE_PIXELS = 128 * 128
+"""Up to here a picture is encoded in the engine's thread: a hop to the other one costs as much."""
+
+
+class EngineHost:
+    """One engine, its thread, and the guard and the encoder behind it.
+
+    ``facts`` are written into every picture's metadata, beside the request's own parameters.
+    """
+
+    def __init__(self, engine: Engine, facts: Mapping[str, str]) -> None:
+        self._engine = engine
+        self._facts = dict(facts) | {"engine": engine.name}
+        self._drawing = ThreadPoolExecutor(1, f"draw-{engine.name}")
+        self._encoding = ThreadPoolExecutor(1, f"encode-{engine.name}")
+        self._load_seconds: float | None = None
+
+    async def start(self, sizes: tuple[tuple[int, int], ...] = (), steps: int = 1) -> None:
+        """Load the engine and warm it up at ``sizes``. Raises its ModelError or EngineStartFailed."""
+
+        def load() -> float:
+            start = time.perf_counter()
+            self._engine.load()
+            if sizes:
+                self._engine.warm_up(sizes, steps)
+            return time.perf_counter() - start
+
+        self._load_seconds = await asyncio.get_running_loop().run_in_executor(self._drawing, load)
+        log.info("engine_loaded", engine=self._engine.name, seconds=round(self._load_seconds, 3))
+
+    def status(self) -> SamplerStatus:
+        """The engine's health, and what it holds; never blocks."""
+        health = self._engine.health()
+        return SamplerStatus(
+            ready=health.ready,
+            reason=health.reason,
+            message=health.message,
+            fingerprint=self._facts.get("model_fingerprint"),
+            load_seconds=self._load_seconds,
+            pid=os.getpid(),
+        )
+
+    async def draw(self, request: DrawRequest) -> Outcome:
+        """Draw, guard and encode one picture. When the caller is cancelled, so is the engine's call."""
+        cancel = Cancel()
+        drawn = asyncio.get_running_loop().run_in_executor(
+            self._drawing, self._sample, request, _ignore, cancel
+        )
+        try:
+            return await self._finished(await drawn)
+        finally:
+            cancel.set()
+
+    async def stream(self, request: DrawRequest) -> AsyncGenerator[DrawEvent]:
+        """The same, with a :class:`Step` after every step; the last event is the outcome."""
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Progress | None] = asyncio.Queue()
+        cancel = Cancel()
+
+        def progress(event: Progress) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        drawn = loop.run_in_executor(self._drawing, self._sample, request, progress, cancel)
+        drawn.add_done_callback(lambda _: events.put_nowait(None))
+        previews = 0
+        try:
+            while (event := await events.get()) is not None:
+                preview = None
+                if event.preview is not None and previews < request.previews and event.step < event.steps:
+                    preview = await loop.run_in_executor(
+                        self._encoding, picture.encode, event.preview, request.format, request.quality, {}
+                    )
+                    previews += 1
+                yield Step(event.step, event.steps, preview, previews - 1 if preview else 0)
+            yield await self._finished(await drawn)
+        finally:
+            cancel.set()
+
+    def close(self) -> None:
+        """End the engine and the threads; idempotent."""
+        self._engine.close()
+        self._drawing.shutdown(wait=False, cancel_futures=True)
+        self._encoding.shutdown(wait=False, cancel_futures=True)
+
+    def _sample(
+        self, request: DrawRequest, progress: ProgressCallback, cancel: Cancel
+    ) -> Outcome | Future[Outcome]:
+        """In the engine's thread: draw; encode a small picture here, hand a large one over."""
+        try:
+            sample = self._engine.sample(request.sample, progress, cancel)
+        except PromptTooLong as error:
+            return Failure("PromptTooLong", str(error))
+        except RequestRefused as error:
+            return Failure("Refused", str(error))
+        except Cancelled as error:
+            return Failure("Cancelled", str(error))
+        except ServeError as error:
+            log.error("engine_failed", request_id=request.sample.request_id, error=str(error))
+            return Failure("EngineFailed", str(error))
+        except (
+            Exception
+        ) as error:  # an engine must raise ServeErrors: whatever else it does is a failure of it
+            log.exception("engine_raised", request_id=request.sample.request_id)
+            return Failure("EngineFailed", f"{type(error).__name__}: {error}")
+        if request.sample.width * request.sample.height <= INLINE_PIXELS:
+            return self._encode(request, sample)
+        return self._encoding.submit(self._encode, request, sample)
+
+    async def _finished(self, drawn: Outcome | Future[Outcome]) -> Outcome:
+        return await asyncio.wrap_future(drawn) if isinstance(drawn, Future) else drawn
+
+    def _encode(self, request: DrawRequest, sample: Sample) -> Outcome:
+        start = time.perf_counter()
+        try:
+            guard.inspect(sample)
+        except PictureRefused as error:
+            return Failure("PictureRefused", str(error))
+        data = picture.encode(
+            sample.pixels,
+            request.format,
+            request.quality,
+            picture.metadata(request.sample, self._facts),
+        )
+        seconds = {name: round(value, 6) for name, value in sample.seconds.items()}
+        seconds["encode_picture"] = round(time.perf_counter() - start, 6)
+        return Drawn(data, self._engine.name, sample.truncated_tokens, seconds)
+
+
+def _ignore(_: Progress) -> None:
+    """Nobody listens to the progress of a plain draw."""

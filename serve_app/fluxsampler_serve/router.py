@@ -1,0 +1,212 @@
+"""Which engine draws a picture, until when, and what happens when it does not.
+
+A library inside the gateway, not a hop. The gang is asked first; what its layout cannot split, and
+what fails on it, goes to the fallback, once, within the request's deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import structlog
+
+from fluxsampler_serve.drawing import Drawn, Failure, Step
+from fluxsampler_serve.errors import NotReady
+from fluxsampler_serve.sizes import gang_refusal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from fluxsampler_api.app_args import AppArgs
+    from fluxsampler_serve.drawing import DrawEvent, DrawRequest, Outcome, SamplerStatus
+    from fluxsampler_serve.engines.protocol import EngineName, SampleRequest
+    from fluxsampler_serve.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+Reason = Literal[
+    "Planned",
+    "NoGang",
+    "NotSplittable",
+    "GangNotReady",
+    "GangRefused",
+    "GangFailed",
+    "GangTimedOut",
+    "PictureRefused",
+]
+"""Why an engine was asked: `Planned` for the first choice, else what kept the gang from it."""
+
+GANG_SHARE = 0.5
+"""Part of a request's remaining time that the gang may use while a fallback stands behind it."""
+
+
+class SamplerClient(Protocol):
+    """One deployment of samplers, as the router sees it."""
+
+    name: EngineName
+
+    async def draw(self, request: DrawRequest) -> Outcome:
+        """One picture; cancelling the call cancels the engine's."""
+
+    def stream(self, request: DrawRequest) -> AsyncGenerator[DrawEvent]:
+        """One picture with its steps; closing the iterator cancels the engine's call."""
+
+    def status(self) -> SamplerStatus:
+        """What was last heard of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An engine, and why this one."""
+
+    engine: EngineName
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """An event of one picture and the route it came by."""
+
+    route: Route
+    event: DrawEvent
+
+
+class Router:
+    """Picks engines for one gateway replica. At least one of the two clients is there."""
+
+    def __init__(
+        self,
+        args: AppArgs,
+        parallel: SamplerClient | None,
+        fallback: SamplerClient | None,
+        metrics: Metrics,
+    ) -> None:
+        self._args = args
+        self._parallel = parallel
+        self._fallback = fallback
+        self._metrics = metrics
+
+    def statuses(self) -> dict[EngineName, SamplerStatus]:
+        """What was last heard of each engine of the plan."""
+        return {client.name: client.status() for client in (self._parallel, self._fallback) if client}
+
+    def ready(self) -> bool:
+        """Whether any engine is loaded and healthy."""
+        return any(status.ready for status in self.statuses().values())
+
+    def first(self, request: SampleRequest) -> Route:
+        """Where a request goes first. Raises NotReady if nothing that could draw it is there.
+
+        The place of the circuit breaker: an open circuit is one more reason to pass the gang by.
+        """
+        if self._parallel is None:
+            return Route("fallback", "NoGang")
+        if gang_refusal(self._args, request) is not None:
+            return Route("fallback", "NotSplittable")
+        gang = self._parallel.status()
+        if gang.ready:
+            return Route("parallel", "Planned")
+        if self._fallback is None:
+            raise NotReady(f"the parallel engine is not ready ({gang.reason}): {gang.message or 'loading'}")
+        return Route("fallback", "GangNotReady")
+
+    async def draw(self, request: DrawRequest, deadline: float) -> tuple[Outcome, Route]:
+        """One picture before ``deadline`` (seconds of the event loop's clock), or why there is none.
+
+        Raises NotReady when no engine could even be asked.
+        """
+        route = self.first(request.sample)
+        if route.engine == "parallel" and self._parallel is not None:
+            reason: Reason = "GangFailed"
+            outcome: Outcome
+            try:
+                async with asyncio.timeout_at(self._gang_deadline(deadline)):
+                    outcome = await self._parallel.draw(request)
+            except TimeoutError:
+                outcome, reason = _timed_out()
+            second = self._second(request, outcome, reason)
+            if second is None:
+                return outcome, route
+            route = second
+        else:
+            self._metrics.fell_back(route.reason)
+        outcome = await self._standby().draw(request)
+        self._heed(route, outcome)
+        return outcome, route
+
+    async def stream(self, request: DrawRequest, deadline: float) -> AsyncGenerator[Routed]:
+        """The same, with its steps; the last event is the outcome. After a failure of the gang the fallback's
+        steps start from 1.
+        """
+        route = self.first(request.sample)
+        if route.engine == "parallel" and self._parallel is not None:
+            reason: Reason = "GangFailed"
+            async with aclosing(self._parallel.stream(request)) as events:
+                until = self._gang_deadline(deadline)
+                event: DrawEvent | None = None
+                while not isinstance(event, Drawn | Failure):
+                    try:
+                        # Not around the whole loop: a timeout must not span a yield.
+                        async with asyncio.timeout_at(until):
+                            event = await anext(events)
+                    except TimeoutError:
+                        event, reason = _timed_out()
+                    if not isinstance(event, Failure):
+                        yield Routed(route, event)
+            second = self._second(request, event, reason)
+            if second is None:
+                if isinstance(event, Failure):
+                    yield Routed(route, event)
+                return
+            route = second
+        else:
+            self._metrics.fell_back(route.reason)
+        async with aclosing(self._standby().stream(request)) as events:
+            async for event in events:
+                if not isinstance(event, Step):
+                    self._heed(route, event)
+                yield Routed(route, event)
+
+    def _gang_deadline(self, deadline: float) -> float:
+        if self._fallback is None:
+            return deadline
+        now = asyncio.get_running_loop().time()
+        return now + (deadline - now) * GANG_SHARE
+
+    def _standby(self) -> SamplerClient:
+        if self._fallback is None:
+            raise NotReady("this plan has no fallback engine")
+        return self._fallback
+
+    def _second(self, request: DrawRequest, outcome: Outcome, reason: Reason) -> Route | None:
+        """Where a request goes after the gang's ``outcome``; None if it stays at that."""
+        if isinstance(outcome, Drawn):
+            return None
+        self._heed(Route("parallel", "Planned"), outcome)
+        if outcome.kind == "PictureRefused":
+            reason = "PictureRefused"
+        elif outcome.kind == "Refused":
+            reason = "GangRefused"
+        stays = outcome.kind == "PromptTooLong" or self._fallback is None
+        log.warning(
+            "gang_gave_no_picture",
+            request_id=request.sample.request_id,
+            reason=reason,
+            message=outcome.message,
+            fallback=not stays,
+        )
+        if stays:
+            return None
+        self._metrics.fell_back(reason)
+        return Route("fallback", reason)
+
+    def _heed(self, route: Route, outcome: Outcome) -> None:
+        if isinstance(outcome, Failure) and outcome.kind == "PictureRefused":
+            self._metrics.refused(route.engine)
+
+
+def _timed_out() -> tuple[Failure, Reason]:
+    return Failure("EngineFailed", "the gang took too long"), "GangTimedOut"
