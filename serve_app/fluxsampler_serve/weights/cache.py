@@ -22,20 +22,28 @@ import json
 import os
 import shutil
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
 from fluxsampler_serve.errors import ModelError
-from fluxsampler_serve.weights.components import COMPONENTS, PLAIN_FOLDERS, SourceComponent, find_components
+from fluxsampler_serve.weights.components import (
+    COMPONENTS,
+    PLAIN_FOLDERS,
+    TRANSFORMER,
+    SourceComponent,
+    find_components,
+)
 from fluxsampler_serve.weights.facts import FACTS_FILE, read_facts, read_json
 from fluxsampler_serve.weights.locks import exclusive
 from fluxsampler_serve.weights.prepared import PreparedModel, Progress, WeightsProgress, silent
 from fluxsampler_serve.weights.sources import ResolvedSource, resolve
+from fluxsampler_serve.weights.tensors import hash_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable
 
     from fluxsampler_api.app_args import ModelArgs
     from fluxsampler_serve.weights.prepared import Dtype, Quantization
@@ -72,7 +80,7 @@ def prepare(model: ModelArgs, progress: Progress | None = None) -> PreparedModel
     cache = cache_root(model)
     try:
         source = resolve(model, cache, hear)
-        return _prepare(source, cache, model.dtype, model.quantization, hear)
+        return _Job(source, cache, model.dtype, model.quantization, hear).run()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ModelError(
@@ -86,27 +94,140 @@ def prepare(model: ModelArgs, progress: Progress | None = None) -> PreparedModel
         raise
 
 
-def _prepare(
-    source: ResolvedSource, cache: Path, dtype: Dtype, quantization: Quantization, progress: Progress
-) -> PreparedModel:
-    parts = find_components(source.folder)
-    keys = {name: _component_key(part, dtype, quantization) for name, part in parts.items()}
-    small = _small_files(source.folder)
-    key = _digest(
-        [_FORMAT, source.uri, source.revision, dtype, quantization, keys, [_stamp(path) for path in small]]
-    )
-    root = cache / "models" / key
-    if not _is_whole(cache, root, keys):
-        with exclusive(cache / "locks" / f"model-{key}.lock"):
-            if not _is_whole(cache, root, keys):
-                records = {
-                    name: _component(cache, keys[name], part, dtype, quantization, progress)
-                    for name, part in parts.items()
-                }
-                _publish_model(root, source, small, keys, records, dtype, quantization)
-                log.info("model prepared", source=source.uri, revision=source.revision, dtype=dtype,
-                         quantization=quantization, folder=str(root))  # fmt: skip
-    return _read(root)
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One preparation: what to make of which source, and where."""
+
+    source: ResolvedSource
+    cache: Path
+    dtype: Dtype
+    quantization: Quantization
+    progress: Progress
+
+    def run(self) -> PreparedModel:
+        """The published model, made first if need be."""
+        parts = find_components(self.source.folder)
+        keys = {name: self._component_key(part) for name, part in parts.items()}
+        small = _small_files(self.source.folder)
+        stamps = [_stamp(path) for path in small]
+        key = _digest(
+            [_FORMAT, self.source.uri, self.source.revision, self.dtype, self.quantization, keys, stamps]
+        )
+        root = self.cache / "models" / key
+        if not self._is_whole(root, keys):
+            with exclusive(self.cache / "locks" / f"model-{key}.lock"):
+                if not self._is_whole(root, keys):
+                    records = {name: self._component(keys[name], part) for name, part in parts.items()}
+                    self._publish_model(root, small, keys, records)
+                    log.info(
+                        "model prepared",
+                        source=self.source.uri,
+                        revision=self.source.revision,
+                        dtype=self.dtype,
+                        quantization=self.quantization,
+                        folder=str(root),
+                    )
+        return _read(root)
+
+    def _is_whole(self, root: Path, keys: dict[str, str]) -> bool:
+        return (root / "prepared.json").is_file() and all(self._record(key) for key in keys.values())
+
+    def _record(self, key: str) -> dict[str, Any] | None:
+        """The record of a published component whose file is still as it was published."""
+        folder = self.cache / "components" / key
+        if not (folder / "component.json").is_file():
+            return None
+        record = read_json(folder / "component.json")
+        try:
+            size = (folder / _WEIGHTS).stat().st_size
+        except FileNotFoundError:
+            return None
+        return record if size == record["bytes"] else None
+
+    def _component_key(self, part: SourceComponent) -> str:
+        stamps = [_stamp(path) for path in part.files]
+        kind = part.component.class_name
+        return _digest([_FORMAT, kind, self.dtype, self._quantization_of(part), stamps, part.config])
+
+    def _quantization_of(self, part: SourceComponent) -> Quantization:
+        return self.quantization if part.component is TRANSFORMER else "none"
+
+    def _component(self, key: str, part: SourceComponent) -> dict[str, Any]:
+        with exclusive(self.cache / "locks" / f"component-{key}.lock"):
+            found = self._record(key)
+            if found is not None:
+                return found
+            partial = _fresh(self.cache / "components" / f".{key}.partial")
+            record = self._fill(partial, part)
+            _write_json(partial / "component.json", record)
+            _publish(partial, self.cache / "components" / key)
+            return record
+
+    def _fill(self, folder: Path, part: SourceComponent) -> dict[str, Any]:
+        # A warm cache must not pay for torch, diffusers and transformers.
+        from fluxsampler_serve.weights import convert  # noqa: PLC0415
+
+        quantization = self._quantization_of(part)
+        tensors = part.tensors()
+        target = folder / _WEIGHTS
+        in_place = convert.fits_in_place(tensors, self.dtype, quantization)
+        if in_place:
+            origin = part.files[0].resolve()
+            target.symlink_to(origin)
+            names = {tensor.info.name: name for name, tensor in tensors.items()}
+            size = sum(tensor.info.end - tensor.info.start for tensor in tensors.values())
+            fingerprint = hash_file(origin, names, self._counter("hash", part, size))
+        else:
+            size = convert.converted_bytes(tensors, self.dtype, quantization)
+            _check_room(folder, size, part.component.name)
+            count = self._counter("convert", part, size)
+            fingerprint = convert.convert(tensors, self.dtype, quantization, target, count)
+        return {
+            "component": part.component.name,
+            "dtype": self.dtype,
+            "quantization": quantization,
+            "fingerprint": fingerprint,
+            "bytes": target.stat().st_size,
+            "in_place": in_place,
+            "from": [str(path.resolve()) for path in part.files],
+        }
+
+    def _counter(
+        self, phase: Literal["convert", "hash"], part: SourceComponent, total: int
+    ) -> Callable[[int], None]:
+        done = 0
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            self.progress(WeightsProgress(phase, part.component.name, done, total))
+
+        return count
+
+    def _publish_model(
+        self, root: Path, small: list[Path], keys: dict[str, str], records: dict[str, dict[str, Any]]
+    ) -> None:
+        partial = _fresh(root.parent / f".{root.name}.partial")
+        for path in small:
+            target = partial / path.relative_to(self.source.folder)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
+            target.chmod(0o644)
+        for component in COMPONENTS:
+            # Relative, so that the cache may be mounted elsewhere.
+            link = Path("..", "..", "..", "components", keys[component.name], _WEIGHTS)
+            (partial / component.name / component.file_name).symlink_to(link)
+        fingerprints = {name: str(record["fingerprint"]) for name, record in records.items()}
+        record = {
+            "source": self.source.uri,
+            "revision": self.source.revision,
+            "dtype": self.dtype,
+            "quantization": self.quantization,
+            "fingerprint": _digest(sorted(fingerprints.items()), digits=64),
+            "fingerprints": fingerprints,
+        }
+        _write_json(partial / "prepared.json", record)
+        _publish(partial, root)
 
 
 def _read(root: Path) -> PreparedModel:
@@ -124,110 +245,13 @@ def _read(root: Path) -> PreparedModel:
     )
 
 
-def _is_whole(cache: Path, root: Path, keys: dict[str, str]) -> bool:
-    return (root / "prepared.json").is_file() and all(_component_record(cache, key) for key in keys.values())
-
-
-def _component_record(cache: Path, key: str) -> dict[str, Any] | None:
-    """The record of a published component whose file is still as it was published."""
-    folder = cache / "components" / key
-    if not (folder / "component.json").is_file():
-        return None
-    record = read_json(folder / "component.json")
-    try:
-        size = (folder / _WEIGHTS).stat().st_size
-    except FileNotFoundError:
-        return None
-    return record if size == record["bytes"] else None
-
-
-def _component(
-    cache: Path, key: str, part: SourceComponent, dtype: Dtype, quantization: Quantization, progress: Progress
-) -> dict[str, Any]:
-    with exclusive(cache / "locks" / f"component-{key}.lock"):
-        found = _component_record(cache, key)
-        if found is not None:
-            return found
-        partial = _fresh(cache / "components" / f".{key}.partial")
-        record = _fill_component(partial, part, dtype, _quantization(part, quantization), progress)
-        _write_json(partial / "component.json", record)
-        _publish(partial, cache / "components" / key)
-        return record
-
-
-def _fill_component(
-    folder: Path, part: SourceComponent, dtype: Dtype, quantization: Quantization, progress: Progress
-) -> dict[str, Any]:
-    # A warm cache must not pay for torch, diffusers and transformers.
-    from fluxsampler_serve.weights import convert  # noqa: PLC0415
-    from fluxsampler_serve.weights.tensors import hash_file  # noqa: PLC0415
-
-    tensors = part.tensors()
-    what, target = part.component.name, folder / _WEIGHTS
-    in_place = convert.fits_in_place(tensors, dtype, quantization)
-    if in_place:
-        origin = part.files[0].resolve()
-        target.symlink_to(origin)
-        total, done = origin.stat().st_size, 0
-
-        def read(count: int) -> None:
-            nonlocal done
-            done += count
-            progress(WeightsProgress("hash", what, done, total))
-
-        fingerprint = hash_file(origin, {tensor.info.name: name for name, tensor in tensors.items()}, read)
-    else:
-        need = convert.converted_bytes(tensors, dtype, quantization)
-        free = shutil.disk_usage(folder).free
-        if free < need:
-            raise ModelError(
-                f"the model cache {folder.parent.parent} has {free >> 20} MiB free and {what} needs {need >> 20} MiB: "
-                "enlarge it or set spec.model.cache"
-            )
-        fingerprint = convert.convert(what, tensors, dtype, quantization, target, progress)
-    return {
-        "component": what,
-        "dtype": dtype,
-        "quantization": quantization,
-        "fingerprint": fingerprint,
-        "bytes": target.stat().st_size,
-        "in_place": in_place,
-        "from": [str(path.resolve()) for path in part.files],
-    }
-
-
-def _publish_model(
-    root: Path,
-    source: ResolvedSource,
-    small: list[Path],
-    keys: dict[str, str],
-    records: dict[str, dict[str, Any]],
-    dtype: Dtype,
-    quantization: Quantization,
-) -> None:
-    partial = _fresh(root.parent / f".{root.name}.partial")
-    for path in small:
-        target = partial / path.relative_to(source.folder)
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, target)
-        target.chmod(0o644)
-    for component in COMPONENTS:
-        # Relative, so that the cache may be mounted elsewhere.
-        link = Path("..", "..", "..", "components", keys[component.name], _WEIGHTS)
-        (partial / component.name / component.file_name).symlink_to(link)
-    fingerprints = {name: str(record["fingerprint"]) for name, record in records.items()}
-    _write_json(
-        partial / "prepared.json",
-        {
-            "source": source.uri,
-            "revision": source.revision,
-            "dtype": dtype,
-            "quantization": quantization,
-            "fingerprint": _digest(sorted(fingerprints.items()), digits=64),
-            "fingerprints": fingerprints,
-        },
-    )
-    _publish(partial, root)
+def _check_room(folder: Path, need: int, what: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise ModelError(
+            f"the model cache {folder.parent.parent} has {free >> 20} MiB free and the {what} needs "
+            f"{need >> 20} MiB: enlarge it or set spec.model.cache"
+        )
 
 
 def _fresh(partial: Path) -> Path:
@@ -264,16 +288,6 @@ def _small_files(folder: Path) -> list[Path]:
     return files
 
 
-def _quantization(part: SourceComponent, quantization: Quantization) -> Quantization:
-    return quantization if part.component.name == "transformer" else "none"
-
-
-def _component_key(part: SourceComponent, dtype: Dtype, quantization: Quantization) -> str:
-    stamps = [_stamp(path) for path in part.files]
-    kind = part.component.class_name
-    return _digest([_FORMAT, kind, dtype, _quantization(part, quantization), stamps, part.config])
-
-
 def _stamp(path: Path) -> list[Any]:
     """What changes when the file does, without reading it."""
     real = path.resolve()
@@ -291,8 +305,3 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     path.chmod(0o644)
-
-
-def folder_bytes(paths: Iterable[Path]) -> int:
-    """Bytes of ``paths``, links followed."""
-    return sum(path.stat().st_size for path in paths)

@@ -36,6 +36,7 @@ class Component:
 
     @property
     def file_name(self) -> str:
+        """The weight file, when there is one file."""
         return f"{self.stem}.safetensors"
 
     def canonical(self, tensor: str) -> str:
@@ -87,6 +88,7 @@ class SourceComponent:
 
     @property
     def config(self) -> dict[str, Any]:
+        """The component's config.json."""
         return read_json(self.folder / "config.json")
 
     def tensors(self) -> dict[str, SourceTensor]:

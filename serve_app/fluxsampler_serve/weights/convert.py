@@ -12,13 +12,11 @@ from fluxsampler_serve.weights import fp8
 from fluxsampler_serve.weights.tensors import Planned, write_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from fluxsampler_serve.weights.components import SourceTensor
-    from fluxsampler_serve.weights.prepared import Dtype, Progress, Quantization
-
-from fluxsampler_serve.weights.prepared import WeightsProgress
+    from fluxsampler_serve.weights.prepared import Dtype, Quantization
 
 TORCH_DTYPES: Mapping[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # The format's names of what a component is used in.
@@ -37,16 +35,15 @@ def fits_in_place(tensors: Mapping[str, SourceTensor], dtype: Dtype, quantizatio
 
 
 def convert(
-    what: str,
     tensors: Mapping[str, SourceTensor],
     dtype: Dtype,
     quantization: Quantization,
     target: Path,
-    progress: Progress,
+    written: Callable[[int], None],
 ) -> str:
     """Write ``tensors`` to the new file ``target`` in ``dtype``; returns their fingerprint.
 
-    One tensor is in memory at a time, read from a mapped source. Raises :class:`ModelMismatch` for a
+    ``written`` hears the bytes of each tensor. One tensor is in memory at a time, read from a mapped source. Raises :class:`ModelMismatch` for a
     source whose numbers cannot be cast, :class:`ModelCorrupt` for one that cannot be read.
     """
     for tensor in tensors.values():
@@ -56,13 +53,6 @@ def convert(
                 "this service does not know: use the unquantised checkpoint, with spec.model.quantization: fp8 if wanted"
             )
     steps = _steps(tensors, dtype, quantization)
-    total, done = sum(plan.nbytes for plan, _ in steps), 0
-
-    def written(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(WeightsProgress("convert", what, done, total))
-
     return write_stream(target, [plan for plan, _ in steps], _cast(steps), written)
 
 
@@ -93,7 +83,7 @@ def _cast(steps: list[tuple[Planned, SourceTensor]]) -> Iterator[torch.Tensor]:
     try:
         handles = {path: safe_open(str(path), framework="pt", device="cpu") for path in files}
         for plan, source in steps:
-            tensor: torch.Tensor = handles[source.path].get_tensor(source.info.name)
+            tensor: torch.Tensor = handles[source.path].get_tensor(source.info.name)  # type: ignore[no-untyped-call]  # safetensors types no methods
             yield _as_planned(plan, source, tensor)
     except SafetensorError as error:
         names = ", ".join(str(path) for path in files)

@@ -84,17 +84,20 @@ class Fp8Linear(nn.Linear):
         """As nn.Linear, in the input's dtype."""
         return F.linear(input, decode(self.weight, self.weight_scale, input.dtype), self.bias)
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+    def _apply(
+        self,
+        fn: Callable[[torch.Tensor], torch.Tensor],
+        recurse: bool = True,  # noqa: ARG002 - nn.Module's signature; there is nothing below a layer
+    ) -> Self:
         """Follow ``.to(device)`` and ignore ``.to(dtype)``: the storage is the point of this layer.
 
         As integers the weight and its scale move between devices but are left alone by casts."""
-        bias, self.bias = self.bias, None
         with torch.no_grad():
             stored, scale = fn(self.weight.data.view(torch.uint8)), fn(self.weight_scale.view(torch.int32))
-        if stored.dtype is torch.uint8 and scale.dtype is torch.int32:
             self.weight = nn.Parameter(stored.view(STORAGE), requires_grad=False)
             self.weight_scale = scale.view(torch.float32)
-        self.bias = bias if bias is None else nn.Parameter(fn(bias.data), requires_grad=False)
+            if self.bias is not None:
+                self.bias = nn.Parameter(fn(self.bias.data), requires_grad=False)
         return self
 
 

@@ -98,6 +98,7 @@ class Planned:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of its data."""
         return prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
@@ -141,7 +142,7 @@ def write_stream(
         os.fchmod(descriptor, 0o644)
         file.write(struct.pack("<Q", len(header)) + header)
         for plan, tensor in zip(planned, tensors, strict=True):
-            raw = memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())
+            raw = memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy().data)
             if raw.nbytes != plan.nbytes:
                 raise AssertionError(f"{plan.name}: {raw.nbytes} bytes, {plan.nbytes} planned")
             file.write(raw)
