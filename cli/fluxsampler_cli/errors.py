@@ -7,10 +7,11 @@
     ├── InfeasiblePlan            3  the spec is valid, this hardware cannot run it
     ├── NotRunning                4  no service there, or it does not answer
     ├── ServiceError              5  the service answered with an error
-    └── LocalError                6  this machine refused: a port, a lock, a process that died
-        ├── PortInUse
-        ├── AlreadyRunning
-        └── StartFailed
+    ├── LocalError                6  this machine refused: a port, a lock, a process that died
+    │   ├── PortInUse
+    │   ├── AlreadyRunning
+    │   └── StartFailed
+    └── FaultError               70  a fault of FluxSampler itself
 
 2 is a wrong command line (typer's own), 130 an interrupted command. Messages are one line and
 name the fix; ``details`` may add lines (every problem of a file, the end of a log).
@@ -31,12 +32,14 @@ class ExitCode(IntEnum):
     NOT_RUNNING = 4
     SERVICE = 5
     MACHINE = 6
+    FAULT = 70
     INTERRUPTED = 130
 
 
 EXIT_CODES_HELP = (
     "Exit codes: 0 done, 1 invalid input, 2 wrong usage, 3 the plan does not fit, 4 not running, "
-    "5 the service answered with an error, 6 this machine refused (port, lock, start), 130 interrupted."
+    "5 the service answered with an error, 6 this machine refused (port, lock, start), "
+    "70 a fault of fluxsampler itself, 130 interrupted."
 )
 
 
@@ -88,3 +91,9 @@ class AlreadyRunning(LocalError):
 
 class StartFailed(LocalError):
     """The service did not come up."""
+
+
+class FaultError(CliError):
+    """A fault of FluxSampler itself."""
+
+    exit_code = ExitCode.FAULT

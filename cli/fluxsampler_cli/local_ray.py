@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import shutil
 import sys
 import tempfile
 from contextlib import ExitStack, contextmanager
@@ -30,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Self
 import structlog
 
 from fluxsampler_cli import loopback, processes
-from fluxsampler_cli.errors import LocalError, PortInUse
+from fluxsampler_cli.errors import LocalError
 from fluxsampler_cli.ports import PortReservation, check_port
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,3 +121,15 @@ def started_at(pid: int) -> float | None:
         return None
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] == "Z" else float(fields[19])
+
+
+def end_one(pid: int, started: float | None, patience: float) -> None:
+    """End the process ``pid`` of start time ``started``: asked first, killed after ``patience`` seconds."""
+    deadline = time.monotonic() + patience
+    number: signal.Signals | None = signal.SIGTERM
+    while started is not None and started_at(pid) == started:
+        with suppress(ProcessLookupError):
+            if number is not None:
+                os.kill(pid, number)
+        number = signal.SIGKILL if time.monotonic() > deadline else None
+        time.sleep(0.05)
