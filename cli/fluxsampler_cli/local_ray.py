@@ -109,6 +109,7 @@ class LocalRay:
 
     @property
     def url(self) -> str:
+        """Where the service answers, for programs of this machine."""
         return service_url(self.host, self.port)
 
     @classmethod
@@ -240,7 +241,9 @@ def _imported_in_haproxy_mode() -> bool:
 def _follow_environment() -> None:
     """Make a Ray that was imported earlier (a test's) use this environment's switch and token."""
     from ray._private import ray_constants  # noqa: PLC0415
-    from ray._raylet import AuthenticationTokenLoader  # noqa: PLC0415
+    from ray._raylet import (  # noqa: PLC0415
+        AuthenticationTokenLoader,  # type: ignore[attr-defined]  # missing in Ray's stub
+    )
 
     ray_constants.ENABLE_RAY_CLUSTER = False
     AuthenticationTokenLoader.instance().reset_cache()

@@ -74,7 +74,7 @@ def _summary(plan: PlanStatus) -> Table:
     table.add_row(
         "host memory",
         f"{_gib(host.limit_gib)} of {_gib(host.node_gib)}: object store {_gib(host.object_store_gib)}, "
-        f"/dev/shm {_gib(host.shm_gib)}, heap {_gib(host.heap_gib)}, weights {_gib(host.weights_gib)}",
+        f"shared memory {_gib(host.shm_gib)}, heap {_gib(host.heap_gib)}, weights {_gib(host.weights_gib)}",
     )
     error = f"±{estimate.error_percent:.0f} %" if estimate.calibrated else "not calibrated"
     table.add_row(

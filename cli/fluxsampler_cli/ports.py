@@ -77,6 +77,7 @@ class PortReservation:
         return probe
 
     def close(self) -> None:
+        """Let go of every port."""
         for one in self._sockets:
             one.close()
         self._sockets.clear()

@@ -66,7 +66,7 @@ def main() -> int:
         _serve(job, events)
     except CliError as error:
         events.send(Event(kind="failed", detail=str(error)))
-    except Exception as error:  # whatever Ray raises while it starts ends the start, with its cause
+    except Exception as error:  # noqa: BLE001 - whatever Ray raises while it starts ends the start, with its cause
         _log.exception("start failed", instance=job.instance)
         events.send(Event(kind="failed", detail=f"{type(error).__name__}: {_first_line(str(error))}"))
     return 1

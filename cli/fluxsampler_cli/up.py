@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
-from urllib.parse import unquote, urlsplit
 
 from pydantic import ValidationError
 
@@ -93,16 +92,11 @@ def _check_source(sampler: FluxSampler) -> None:
         raise InputError(
             f"spec.model.source: {source} is a volume of a cluster; on one machine use file:///folder or hf://owner/name"
         )
-    if source.startswith("file://"):
-        path = Path(unquote(urlsplit(source).path))
-        if not path.is_dir():
-            raise InputError(
-                f"spec.model.source: there is no folder {path}; correct the path, or download the model there"
-            )
-        if not (path / "model_index.json").is_file():
-            raise InputError(
-                f"spec.model.source: {path} holds no model_index.json; name the folder of a diffusers FLUX pipeline"
-            )
+    folder = specs.local_folder(sampler)
+    if folder is not None:
+        from fluxsampler_cli import model_folder  # noqa: PLC0415 - after the cheap checks
+
+        model_folder.check(folder)
 
 
 def _planned(sampler: FluxSampler) -> tuple[Plan, AppArgs]:
