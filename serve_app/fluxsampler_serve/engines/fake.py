@@ -58,6 +58,8 @@ class FakeScript:
 class FakeEngine:
     """Satisfies :class:`~fluxsampler_serve.engines.protocol.Engine` without torch."""
 
+    fingerprint: str | None = None
+
     def __init__(self, name: EngineName, script: FakeScript | None = None) -> None:
         self.name = name
         self.script = script or FakeScript()

@@ -83,6 +83,11 @@ class ParallelEngine:
             raise EngineFailed(f"the gang is not running: {self._failure.message}")
         return self._gang
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the prepared weights."""
+        return None if self._prepared is None else self._prepared.fingerprint
+
     def load(self) -> None:
         """Start the gang; again after a failure. Raises ModelError, AdapterMismatch or EngineStartFailed."""
         self._end_gang()

@@ -126,6 +126,10 @@ class Engine(Protocol):
 
     name: EngineName
 
+    @property
+    def fingerprint(self) -> str | None:
+        """SHA-256 of the loaded weights' values; None before :meth:`load`, or without weights."""
+
     def load(self) -> None:
         """Map the weights, start what must run. Raises :class:`~fluxsampler_serve.errors.ModelError`
         or :class:`~fluxsampler_serve.errors.EngineStartFailed`."""

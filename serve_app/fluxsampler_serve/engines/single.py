@@ -51,6 +51,11 @@ class SingleEngine:
         self._health = Health(ready=False, reason="NotLoaded", message="the engine has not been loaded")
         self._parts: _Parts | None = None
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the prepared weights."""
+        return None if self._prepared is None else self._prepared.fingerprint
+
     def load(self) -> None:
         """Map the weights. Raises ModelError for a bad model, EngineStartFailed for a bad device."""
         began = time.perf_counter()
