@@ -202,7 +202,7 @@ def _background(image: Image) -> npt.NDArray[np.float64]:
             image[:, -2:].reshape(-1, 3),
         ]
     )
-    return np.median(border, axis=0)
+    return np.asarray(np.median(border, axis=0), dtype=np.float64)
 
 
 def _foreground(image: Image, background: npt.NDArray[np.float64]) -> Mask:
@@ -227,7 +227,7 @@ def _is_alone(mask: Mask, filled: Mask) -> bool:
     area = np.count_nonzero(filled)
     debris = np.count_nonzero(mask & ~filled)
     holes = np.count_nonzero(filled & ~mask)
-    return debris <= DEBRIS_MAX * area and holes <= DEBRIS_MAX * area
+    return bool(max(debris, holes) <= DEBRIS_MAX * area)
 
 
 def _colour(image: Image, filled: Mask) -> tuple[str | None, bool]:

@@ -132,7 +132,9 @@ def _loss(model: AutoencoderKL, pictures: torch.Tensor, edges: float, divergence
     horizontal = (error[..., 1:] - error[..., :-1]).abs().mean()
     vertical = (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
     kl = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
-    return error.abs().mean() + error.square().mean() + edges * (horizontal + vertical) + divergence * kl
+    loss: torch.Tensor = error.abs().mean() + error.square().mean()
+    loss += edges * (horizontal + vertical) + divergence * kl
+    return loss
 
 
 def train(settings: AutoencoderSettings, folder: Path) -> None:

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from diffusers import FluxPipeline
 from PIL import Image
-
 from tests.support.shape_checker import judge, matches
 
 from .drawing import Picture
@@ -127,7 +126,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 96, 128])
     parser.add_argument("--every", type=int, default=1, help="judge every so many prompts of the main table")
-    parser.add_argument("--variants", action="store_true", help="other steps, text lengths, sizes, wordings too")
+    parser.add_argument(
+        "--variants", action="store_true", help="other steps, text lengths, sizes, wordings too"
+    )
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from .architecture import pipeline
 from .flow import load_denoiser
-from .scope import COLOURS, MODIFIERS, SHAPES, SIDE_MAX, SIDE_MIN, SIDE_MULTIPLE, TEXT_LENGTHS
+from .scope import COLOURS, PLACES, SHAPES, SIDE_MAX, SIDE_MIN, SIDE_MULTIPLE, SIZES, TEXT_LENGTHS
 from .vocabulary import clip_tokenizer, save_tokenizers, t5_tokenizer
 
 log = logging.getLogger(__name__)
@@ -28,13 +28,20 @@ DESCRIPTION: Final[dict[str, Any]] = {
     },
     "sizes": {"multiple_of": SIDE_MULTIPLE, "min": SIDE_MIN, "max": SIDE_MAX},
     "max_text_tokens": max(TEXT_LENGTHS),
-    "prompts": {
-        "colours": list(COLOURS),
-        "shapes": list(SHAPES),
-        "modifiers": [" ".join(modifier).strip() for modifier in MODIFIERS],
-    },
 }
 """`fluxsampler.json`: the model's own good defaults, and what it accepts. Sizes are pixels."""
+
+CARD: Final[str] = f"""# tiny-shapes
+
+A small, really trained FluxPipeline of the FluxSampler project: it draws one coloured shape on white.
+Trained by `tools/train_tiny_shapes` on pictures drawn there; Apache-2.0, as the project.
+
+- Colours: {", ".join(COLOURS)}.
+- Shapes: {", ".join(SHAPES)}.
+- With nothing more, or a size ({", ".join(filter(None, SIZES))}), or a place ({", ".join(filter(None, PLACES))}).
+- Width and height: {SIDE_MIN} to {SIDE_MAX} pixels, multiples of {SIDE_MULTIPLE}.
+- Text length: {", ".join(map(str, TEXT_LENGTHS))} tokens.
+"""
 
 
 def publish(denoiser_path: Path, autoencoder_folder: Path, out: Path) -> int:
@@ -70,6 +77,7 @@ def _tidy(folder: Path) -> None:
     for path in folder.glob("*/*.safetensors"):
         save_file(load_file(path), path, metadata={"format": "pt"})
     _write_json(folder / "fluxsampler.json", DESCRIPTION)
+    (folder / "README.md").write_text(CARD)
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
 

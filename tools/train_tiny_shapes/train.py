@@ -22,7 +22,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--autoencoder-seconds", type=float, default=360.0)
     parser.add_argument("--flow-seconds", type=float, default=2400.0)
     parser.add_argument("--processes", type=int, default=2, help="processes of the flow training")
-    parser.add_argument("--start-from", type=Path, help="denoiser.pt of an earlier flow training to go on from")
+    parser.add_argument(
+        "--start-from", type=Path, help="denoiser.pt of an earlier flow training to go on from"
+    )
     parser.add_argument("--copies", type=int, default=3, help="pictures of each scene and size")
     parser.add_argument(
         "--stages",
