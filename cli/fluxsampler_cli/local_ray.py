@@ -35,8 +35,11 @@ from fluxsampler_cli.ports import PortReservation, check_port
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# Unix sockets have 107 bytes, and Ray appends about 70 to its folder.
-_LONGEST_FOLDER = 36
+    from ray.serve.schema import LoggingConfig
+
+# HAProxy takes socket names of 97 bytes, and Serve puts its node's id of 56 into them: see serve_environment.
+# Ray's own, of up to 107 bytes, append about 65 to the folder.
+_LONGEST_FOLDER = 31
 # Ray refuses a smaller object store (ray._private.ray_constants.OBJECT_STORE_MINIMUM_MEMORY_BYTES).
 SMALLEST_OBJECT_STORE = 75 << 20
 _REPLICA_PORTS = 64
@@ -67,7 +70,7 @@ def serve_environment(instance: str, folder: Path, reservation: PortReservation)
     # Replicas bind without SO_REUSEADDR, so their ports cannot be held; Serve tries the next one
     # of the range when one is taken. The range is away from the reservations.
     first_http = randrange(10000, 20000 - 2 * _REPLICA_PORTS)  # noqa: S311 - spreads neighbours, no secret
-    haproxy = folder / "haproxy"
+    haproxy = folder / "h"
     return processes.marker_environment(instance) | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -76,12 +79,15 @@ def serve_environment(instance: str, folder: Path, reservation: PortReservation)
         loopback.HOOK_VARIABLE: loopback.HOOK,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS": "0",
+        "RAY_COLOR_PREFIX": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # Throughput mode would keep what replicas say in files that vanish with the instance.
+        "RAY_SERVE_LOG_TO_STDERR": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "a.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "m.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
@@ -164,13 +170,9 @@ class LocalRay:
         Raises:
             RuntimeError: Serve could not deploy it; the message holds the cause.
         """
-        from ray import serve  # noqa: PLC0415 - reads its environment at import
-        from ray.serve import api as serve_api  # noqa: PLC0415
+        from ray.serve import api as serve_api  # noqa: PLC0415 - reads its environment at import
 
-        if wait:
-            serve.run(app, name=_APPLICATION, route_prefix="/")
-        else:
-            serve_api._run(app, name=_APPLICATION, route_prefix="/", _blocking=False)
+        serve_api._run(app, name=_APPLICATION, route_prefix="/", logging_config=_logging(), _blocking=wait)
 
     def stop(self) -> None:
         """End every process and remove every file; idempotent."""
@@ -240,25 +242,29 @@ def _imported_in_haproxy_mode() -> bool:
 
 def _follow_environment() -> None:
     """Make a Ray that was imported earlier (a test's) use this environment's switch and token."""
+    from ray import _raylet  # noqa: PLC0415
     from ray._private import ray_constants  # noqa: PLC0415
-    from ray._raylet import (  # noqa: PLC0415
-        AuthenticationTokenLoader,  # type: ignore[attr-defined]  # missing in Ray's stub
-    )
 
     ray_constants.ENABLE_RAY_CLUSTER = False
-    AuthenticationTokenLoader.instance().reset_cache()
+    _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]  # not in Ray's stub
 
 
 def _start_serve(host: str, port: int) -> None:
     from ray import serve  # noqa: PLC0415
     from ray.serve.config import HTTPOptions, ProxyLocation  # noqa: PLC0415
-    from ray.serve.schema import LoggingConfig  # noqa: PLC0415
 
     serve.start(
         proxy_location=ProxyLocation.HeadOnly,
         http_options=HTTPOptions(host=host, port=port),
-        logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
+        logging_config=_logging(),
     )
+
+
+def _logging() -> LoggingConfig:
+    """Serve's own logs: warnings, and no line per call (the app logs each request itself)."""
+    from ray.serve.schema import LoggingConfig  # noqa: PLC0415
+
+    return LoggingConfig(enable_access_log=False, log_level="WARNING")
 
 
 class _environment:  # noqa: N801 - used like contextlib.redirect_stdout

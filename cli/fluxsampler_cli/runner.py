@@ -68,7 +68,7 @@ def main() -> int:
         events.send(Event(kind="failed", detail=str(error)))
     except Exception as error:  # noqa: BLE001 - whatever Ray raises while it starts ends the start, with its cause
         _log.exception("start failed", instance=job.instance)
-        events.send(Event(kind="failed", detail=f"{type(error).__name__}: {_first_line(str(error))}"))
+        events.send(Event(kind="failed", detail=_cause(error)))
     return 1
 
 
@@ -91,6 +91,7 @@ def _serve(job: Job, events: Events) -> NoReturn:
         instance=job.instance,
         cpus=job.cpus,
         gpus=job.gpus,
+        environment={"FLUXSAMPLER_LOG_FORMAT": job.log_format},
     )
     events.send(Event(kind="step", step="app", detail="gateway and engines"))
     from fluxsampler_serve.app import build  # noqa: PLC0415 - after Ray's environment is set
@@ -132,14 +133,15 @@ def _raise_failure(status: ServeStatus) -> None:
 
 
 def _waiting(status: ServeStatus) -> str:
-    """Names of the deployments that do not run yet, in words."""
+    """Names of the deployments that do not run yet, in words, and why the last try of one failed."""
     names = {"ParallelSampler": "gang of ranks", "FallbackSampler": "fallback engine", "Gateway": "gateway"}
-    pending = [
-        names.get(name, name)
-        for application in status.applications.values()
-        for name, deployment in application.deployments.items()
-        if deployment.status.value != "HEALTHY"
-    ]
+    pending = []
+    for application in status.applications.values():
+        for name, deployment in application.deployments.items():
+            if deployment.status.value != "HEALTHY":
+                failed = _ANY_OURS.search(deployment.message)
+                again = f" (again, after {failed[1]}: {failed['message'].strip()})" if failed else ""
+                pending.append(names.get(name, name) + again)
     return ", ".join(sorted(pending))
 
 
@@ -151,8 +153,11 @@ def _ready(url: str) -> bool:
         return False
 
 
-def _first_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "no message")
+def _cause(error: Exception) -> str:
+    """An exception in one line; one of an actor holds its traceback, whose end is the cause."""
+    if type(error).__name__.startswith("RayTaskError"):
+        return _last_line(str(error))
+    return f"{type(error).__name__}: {next((line for line in str(error).splitlines() if line.strip()), 'no message')}"
 
 
 def _last_line(text: str) -> str:
