@@ -20,7 +20,9 @@ def configure() -> None:
     style = os.environ.get(LOG_FORMAT_ENV) or ("console" if sys.stderr.isatty() else "json")
     level = logging.getLevelNamesMapping().get(os.environ.get(LOG_LEVEL_ENV, "INFO").upper(), logging.INFO)
     render: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer() if style == "console" else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        if style == "console"
+        else structlog.processors.JSONRenderer()
     )
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
