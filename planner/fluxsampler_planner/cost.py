@@ -10,7 +10,7 @@ Symbols: S tokens of picture and text, h hidden width, b bytes per element, L bl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log2
 
 from fluxsampler_planner.models import ModelFacts
@@ -19,23 +19,27 @@ from fluxsampler_planner.split import Split
 GB = 1e9
 # Above this many pixels a card cannot decode at once; the published runs split the VAE over the ranks there.
 SPLIT_DECODE_PIXELS = 2048 * 2048
+# The rows behind the calibration are FLUX.1's, which has 57 blocks; a launch floor scales with the blocks.
+CALIBRATED_BLOCKS = 57
 
 
 @dataclass(frozen=True, slots=True)
 class CostParameters:
-    """Fitted figures of one (card, host, stack).
+    """Fitted figures of one (card, host, stack). Pairs are (eager, compiled).
 
-    ``peak``: dense FLOP/s. ``linear`` and ``attention``: share of it reached, (eager, compiled).
-    ``block``: seconds per block and step that a parallel layout adds for its collectives' launches and
-    reshapes, by kind of parallelism, (eager, compiled). ``hop``: seconds per ring hop and block, alike.
-    ``ring``, ``all_to_all``: bytes/s per card by group size. ``encode``: seconds per picture that do not
-    grow with it (text encoders, host); ``decode``: seconds per megapixel (VAE). ``error``: mean absolute
-    relative error on held-out rows.
+    ``peak``: dense FLOP/s. ``linear``: share of it that the matrix products reach; ``attention``: the
+    attention kernel's share. ``floor``: seconds a step takes at the least because its kernels must be
+    launched. ``ulysses_block``, ``ring_block``, ``tensor_block``: seconds per block that a kind of
+    parallelism adds for launching its collectives and reshaping; ``hop``: per block and ring hop;
+    ``pipe_block``: per block for PipeFusion's patches. ``ring``, ``all_to_all``: bytes/s per card, by
+    group size. ``encode``: seconds per picture that do not grow with it; ``decode``: seconds per megapixel.
+    ``error``: mean absolute relative error on rows the fit had not seen.
     """
 
     peak: float
     linear: tuple[float, float]
-    attention: tuple[float, float]
+    attention: float
+    floor: tuple[float, float]
     ulysses_block: tuple[float, float]
     ring_block: tuple[float, float]
     tensor_block: tuple[float, float]
@@ -47,6 +51,17 @@ class CostParameters:
     decode: float
     error: float
     calibrated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """How another software stack differs from xDiT's: factors on eager arithmetic and on eager launches."""
+
+    arithmetic: float = 1.0
+    launch: float = 1.0
+
+
+XDIT = Stack()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,55 +119,52 @@ def seconds(
     work: Workload,
     cost: CostParameters,
     *,
-    largest_stage: float | None = None,
+    unevenness: float = 1.0,
     split_decode: bool = False,
     encode: float | None = None,
+    stack: Stack = XDIT,
 ) -> Seconds:
     """Time of one picture.
 
-    ``largest_stage`` is the largest pipeline stage's share of the blocks (default: an even split);
-    ``split_decode``: the VAE runs on all ranks at once; ``encode`` replaces the fitted encoding time.
+    ``unevenness`` is the largest pipeline stage over the largest of an even split; ``split_decode``:
+    the VAE runs on all ranks at once; ``encode`` replaces the fitted encoding time (seconds).
     """
     mode = int(work.compiled)
+    slower = 1.0 if work.compiled else stack.arithmetic
+    launches = 1.0 if work.compiled else stack.launch
     image = model.image_tokens(work.width, work.height)
     tokens = image + work.text_tokens
-    blocks, hidden, element = model.blocks, model.hidden, work.element
+    blocks, sequence, stages = model.blocks, split.sequence, split.pipefusion
     linear = 2.0 * tokens * model.parameters_per_token / (cost.peak * cost.linear[mode])
-    attention = 4.0 * tokens * tokens * hidden * blocks / (cost.peak * cost.attention[mode])
-    arithmetic = linear + attention
-    sequence, stages = split.sequence, split.pipefusion
-    within = arithmetic / (sequence * split.tensor)
-    launch = _launch(split, blocks, cost, mode)
-    links = _links(split, tokens, hidden, element, model, cost)
-    first = step = within + launch + links
+    attention = 4.0 * tokens * tokens * model.hidden * blocks / (cost.peak * cost.attention)
+    arithmetic = (linear + attention) * slower / (sequence * split.tensor)
+    floor = cost.floor[mode] * launches * blocks / CALIBRATED_BLOCKS
+    launch = blocks * _launch(split, cost, mode) * launches
+    links = _links(split, tokens, model, work.element, cost)
+    first = step = _at_least(arithmetic, floor) + launch + links
     if stages > 1:
-        share = largest_stage if largest_stage is not None else -(-blocks // stages) / blocks
         # Every patch carries the text tokens through every stage (1.78× at 1024² with 8 patches and 512 text tokens).
-        patched = (image + stages * work.text_tokens) / tokens
-        hand_over = (
-            stages
-            * (image / stages + work.text_tokens)
-            / sequence
-            * hidden
-            * element
-            / bandwidth(cost.ring, split.ranks)
-        )
-        arithmetic = within * patched * share
-        links = links * share + hand_over / stages
-        launch = launch * share * stages + blocks * cost.pipe_block[mode]
-        step = arithmetic + launch + links
-    else:
-        arithmetic = within
-    ranks = split.ranks
-    whole = work.width * work.height > SPLIT_DECODE_PIXELS
-    decode = cost.decode * work.megapixels / (ranks if split_decode or whole else 1)
+        arithmetic *= (image + stages * work.text_tokens) / tokens / stages * unevenness
+        hand_over = (image / stages + work.text_tokens) / sequence * model.hidden * work.element
+        links = links / stages * unevenness + hand_over / bandwidth(cost.ring, split.ranks)
+        launch += blocks * cost.pipe_block[mode] * launches
+        step = _at_least(arithmetic, floor) + launch + links
+    whole = work.width * work.height <= SPLIT_DECODE_PIXELS and not split_decode
+    decode = cost.decode * work.megapixels / (1 if whole else split.ranks)
     return Seconds(
         encode=cost.encode if encode is None else encode,
-        first=first, step=step, steps=work.steps, decode=decode, arithmetic=arithmetic, launch=launch, links=links,
+        first=first, step=step, steps=work.steps, decode=decode,
+        arithmetic=_at_least(arithmetic, floor), launch=launch, links=links,
     )  # fmt: skip
 
 
-def _launch(split: Split, blocks: int, cost: CostParameters, mode: int) -> float:
+def _at_least(arithmetic: float, floor: float) -> float:
+    """The larger of two times that overlap, with the smooth corner that measurements show (fourth-power mean)."""
+    return float((arithmetic**4 + floor**4) ** 0.25)
+
+
+def _launch(split: Split, cost: CostParameters, mode: int) -> float:
+    """Seconds per block for launching collectives."""
     per_block = 0.0
     if split.ulysses > 1:
         per_block += cost.ulysses_block[mode]
@@ -160,16 +172,14 @@ def _launch(split: Split, blocks: int, cost: CostParameters, mode: int) -> float
         per_block += cost.ring_block[mode] + (split.ring - 1) * cost.hop[mode]
     if split.tensor > 1:
         per_block += cost.tensor_block[mode]
-    return blocks * per_block
+    return per_block
 
 
-def _links(
-    split: Split, tokens: int, hidden: int, element: int, model: ModelFacts, cost: CostParameters
-) -> float:
+def _links(split: Split, tokens: int, model: ModelFacts, element: int, cost: CostParameters) -> float:
     """Seconds per step on the links; bytes per card as DESIGN §5."""
     ulysses, ring, tensor = split.ulysses, split.ring, split.tensor
     total = 0.0
-    plane = tokens * hidden * element
+    plane = tokens * model.hidden * element
     if ulysses > 1:
         moved = 4 * plane / (ring * tensor * ulysses) * (ulysses - 1) / ulysses * model.blocks
         total += moved / bandwidth(cost.all_to_all, ulysses)
@@ -190,12 +200,8 @@ def _links(
     return total
 
 
-def with_links(
-    cost: CostParameters, ring: Mapping[int, float], all_to_all: Mapping[int, float]
-) -> CostParameters:
+def with_links(cost: CostParameters, ring: Mapping[int, float], all_to_all: Mapping[int, float]) -> CostParameters:
     """``cost`` with measured bandwidths (GB/s by group size) in place of the calibrated ones."""
-    from dataclasses import replace
-
     return replace(
         cost,
         ring=tuple(sorted((size, value * GB) for size, value in ring.items())) or cost.ring,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from fluxsampler_planner.calibration import parameters_for
+from fluxsampler_planner.calibration import CALIBRATION
 from fluxsampler_planner.cost import CostParameters, Workload, with_links
 from fluxsampler_planner.errors import Infeasible, ManualLayoutRefused, problem
 from fluxsampler_planner.fallback import FallbackChoice, Placement, forms
@@ -109,7 +109,7 @@ def plan(
     spec = sampler.spec
     facts = model or find_model(spec.model.source)
     node = resolve(spec, hardware)
-    cost = parameters_for(node.gpu, through_host=node.through_host)
+    cost = CALIBRATION.parameters(node.gpu, through_host=node.through_host)
     if links is not None:
         ring = {**links.ring, **({2: links.neighbour} if links.neighbour and 2 not in links.ring else {})}
         cost = with_links(cost, ring, links.all_to_all)

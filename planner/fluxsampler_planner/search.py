@@ -203,7 +203,7 @@ def search(inputs: Inputs) -> Found:
                         continue
                     time = seconds(
                         inputs.model, split, inputs.work, inputs.cost,
-                        largest_stage=max(blocks) / inputs.model.blocks, encode=encode_seconds(inputs, encoders),
+                        unevenness=max(blocks) / -(-inputs.model.blocks // split.pipefusion), encode=encode_seconds(inputs, encoders),
                     )  # fmt: skip
                     placed = False
                     for replicas in _replica_counts(inputs, size, fit):

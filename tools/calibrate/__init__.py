@@ -1,0 +1,1 @@
+"""Fits the planner's cost parameters to published measurements."""
