@@ -48,7 +48,7 @@ def forkserver_environment(environment: dict[str, str]) -> dict[str, str]:
     survive the fork; ranks then set torch's own number. Gloo is held on the loopback device:
     otherwise it listens on whatever address the host's name resolves to, or fails where it does not.
     """
-    pools = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    pools = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     quiet = {
         "XDIT_LOGGING_LEVEL": "ERROR",
         "DIFFUSERS_VERBOSITY": "error",
@@ -113,7 +113,7 @@ def memory_facts(device: torch.device) -> dict[str, float]:
     }
 
 
-def compile_transformer(transformer: Any) -> Any:  # noqa: ANN401 (an nn.Module, or what torch.compile makes of one)
+def compile_transformer(transformer: Any) -> Any:
     """The transformer as it will be called.
 
     Uncompiled on every device today: a compiled graph recompiles for every new size and text length,

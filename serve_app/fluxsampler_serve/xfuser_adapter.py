@@ -66,7 +66,8 @@ def load() -> None:
         importlib.import_module("xfuser")
     else:
         _load_on_cpu()
-    logging.getLogger("xfuser").setLevel(logging.ERROR)  # its import sets DEBUG and prints to stdout
+    for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "xfuser"]:
+        logging.getLogger(name).setLevel(logging.ERROR)  # each is at DEBUG, and prints to stdout
 
 
 def _load_on_cpu() -> None:
@@ -94,7 +95,7 @@ def _load_on_cpu() -> None:
         facts["has_long_ctx_attn"] = True  # 3: yunchang is there; only its process groups are used
     finally:
         del sys.modules["xfuser"]
-    xfuser = importlib.import_module("xfuser")
+    xfuser: Any = importlib.import_module("xfuser")
     xfuser.envs = envs
 
     usp = importlib.import_module("xfuser.model_executor.layers.usp")
@@ -123,6 +124,7 @@ def _flash_attention_cpu(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
+    *,
     dropout_p: float,
     is_causal: bool,
     attention_kwargs: object = None,  # noqa: ARG001 (xfuser passes it by name)
@@ -146,6 +148,7 @@ class TransformerFacts:
 def join(
     layout: Layout,
     rank: int,
+    *,
     rendezvous_fd: int,
     where: devices.RankPlace,
     dtype: torch.dtype,
@@ -192,10 +195,10 @@ def join(
     shim.transformer = types.SimpleNamespace(config=facts.config)
     shim.vae_scale_factor = facts.vae_scale_factor
     initialize_runtime_state(shim, config)
-    prepare_request(width=1024, height=1024, steps=1, text_tokens=512, pipelined=layout.pipefusion > 1)
+    prepare_request(1024, 1024, steps=1, text_tokens=512, pipelined=layout.pipefusion > 1)
 
 
-def prepare_request(width: int, height: int, steps: int, text_tokens: int, pipelined: bool) -> None:
+def prepare_request(width: int, height: int, *, steps: int, text_tokens: int, pipelined: bool) -> None:
     """Tell xfuser's runtime state the shape of the next request, and put back what the last one changed."""
     from xfuser.core.distributed import get_runtime_state  # noqa: PLC0415 (only ranks get here)
 
@@ -221,7 +224,7 @@ def sequence_transformer_class() -> type[Any]:
     return xFuserFlux1Transformer2DWrapper  # type: ignore[no-any-return]  # xfuser is untyped
 
 
-def stage_transformer(transformer: Any) -> Any:  # noqa: ANN401 (nn.Modules of two untyped libraries)
+def stage_transformer(transformer: Any) -> Any:
     """This rank's blocks of ``transformer`` (and its share of their feed-forwards), wrapped for patches."""
     from xfuser.model_executor.models.transformers.transformer_flux import (  # noqa: PLC0415
         xFuserFluxTransformer2DWrapper,
@@ -288,7 +291,7 @@ class Stage:
         self._sending = [item for item in self._sending if not item[0].is_completed()]
         self._sending.append((work, tensor))
 
-    def receive(self, tensor: torch.Tensor) -> Any:  # noqa: ANN401 (torch's Work has no public type)
+    def receive(self, tensor: torch.Tensor) -> Any:
         """From the previous stage into ``tensor``, which is filled after the returned work's ``wait()``."""
         import torch.distributed as dist  # noqa: PLC0415 (see __init__)
 
@@ -313,6 +316,6 @@ class Stage:
         patches = range(len(self.patch_tokens))
         return torch.cat([share[patch] for patch in patches for share in shares], dim=1)
 
-    def _channel(self, index: int) -> Any:  # noqa: ANN401 (a process group)
+    def _channel(self, index: int) -> Any:
         # Two stages talk over two groups, one for each direction, or NCCL would put both in one queue.
         return self._group.device_groups[index % 2] if self.count == 2 else self._group.device_group

@@ -56,7 +56,7 @@ class Decoder:
             ]
             unit = torch.nan_to_num(pixels[0].float() / 2 + 0.5, nan=0.5).clamp(0, 1)
             # diffusers' own rounding (VaeImageProcessor.postprocess, numpy_to_pil)
-            return (unit * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()  # type: ignore[no-any-return]
+            return (unit * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
 
 class Previewer:

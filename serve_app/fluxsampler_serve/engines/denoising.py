@@ -38,7 +38,7 @@ DENOISE_ARGUMENTS = (
 class Denoiser:
     """A transformer and a scheduler; knows nothing of prompts and pictures."""
 
-    def __init__(self, transformer: Any, scheduler: Any, device: torch.device) -> None:  # noqa: ANN401 (untyped diffusers)
+    def __init__(self, transformer: Any, scheduler: Any, device: torch.device) -> None:
         self.pipeline = FluxPipeline(
             scheduler=scheduler,
             vae=None,

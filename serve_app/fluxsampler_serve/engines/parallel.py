@@ -21,7 +21,7 @@ from fluxsampler_serve.errors import (
     RequestRefused,
 )
 from fluxsampler_serve.gang.forkserver import Forkserver
-from fluxsampler_serve.gang.gang import Gang, GangFailed, Timeouts
+from fluxsampler_serve.gang.gang import Gang, GangError, Timeouts
 from fluxsampler_serve.gang.messages import Draw, Drawn, Encode, Encoded, Forward, Forwarded, Refused, Stopped
 
 if TYPE_CHECKING:
@@ -110,12 +110,12 @@ class ParallelEngine:
                 self._forkserver,
                 self.layout,
                 self.device,
-                self._prepared,
-                self._warmup_steps,
-                self._encoders_on_cpu,
-                self._timeouts,
+                prepared=self._prepared,
+                warmup_steps=self._warmup_steps,
+                encoders_on_cpu=self._encoders_on_cpu,
+                timeouts=self._timeouts,
             )
-        except GangFailed as error:
+        except GangError as error:
             self._failure = Health(ready=False, reason="GangStartFailed", message=str(error))
             raise EngineStartFailed(f"the gang did not start: {error}") from error
         self.seconds = {"prepare": prepared - began, "forkserver": ready - prepared, **gang.seconds}
@@ -146,7 +146,7 @@ class ParallelEngine:
             if isinstance(encoded, Refused):
                 raise PromptTooLong(encoded.message)
             if not isinstance(encoded, Encoded):
-                raise GangFailed(f"rank 0 answered {type(encoded).__name__} to Encode")
+                raise GangError(f"rank 0 answered {type(encoded).__name__} to Encode")
             if cancel.is_set():
                 raise Cancelled("stopped before the first step")
 
@@ -156,14 +156,14 @@ class ParallelEngine:
             gang.tell(range(self.layout.ranks), Draw(serial, request))
             cancel.on_set(lambda: self._cancel(gang, serial))
             replies = gang.collect(range(self.layout.ranks), on_step)
-        except GangFailed as error:
+        except GangError as error:
             self._fail(error)
             raise EngineFailed(str(error)) from error
         except (Cancelled, PromptTooLong):
             raise
         except BaseException:
             # The caller's own callback, or Ctrl-C: the ranks are in the middle of a picture.
-            self._fail(GangFailed("the caller left in the middle of a request"))
+            self._fail(GangError("the caller left in the middle of a request"))
             raise
         return self._picture(replies, encoded.seconds)
 
@@ -184,8 +184,8 @@ class ParallelEngine:
             gang.tell(range(self.layout.ranks), Forward(serial, places, end))
             answer = gang.collect(range(self.layout.ranks))[0]
             if not isinstance(answer, Forwarded) or answer.output is None:
-                raise GangFailed(f"rank 0 answered {type(answer).__name__} to Forward")
-        except GangFailed as error:
+                raise GangError(f"rank 0 answered {type(answer).__name__} to Forward")
+        except GangError as error:
             self._fail(error)
             raise EngineFailed(str(error)) from error
         return gang.arena.take([answer.output])["prediction"]
@@ -212,12 +212,12 @@ class ParallelEngine:
         if stopped:
             steps = set(stopped.values())
             if len(stopped) < len(replies) or len(steps) > 1:
-                self._fail(GangFailed(f"ranks stopped at different steps: {stopped}"))
+                self._fail(GangError(f"ranks stopped at different steps: {stopped}"))
                 raise EngineFailed(f"ranks stopped at different steps: {stopped}")
             raise Cancelled(f"stopped after step {steps.pop()}")
         last = replies[self.layout.ranks - 1]
         if not isinstance(last, Drawn) or last.sample is None:
-            self._fail(GangFailed("the last rank gave no picture"))
+            self._fail(GangError("the last rank gave no picture"))
             raise EngineFailed("the last rank gave no picture")
         sample = last.sample
         seconds = {"encode": encode_seconds, **sample.seconds}
@@ -235,7 +235,7 @@ class ParallelEngine:
             if gang is self._gang:
                 gang.board.request_cancel(serial)
 
-    def _fail(self, error: GangFailed) -> None:
+    def _fail(self, error: GangError) -> None:
         log.error("gang failed", layout=str(self.layout), error=str(error))
         self._failure = Health(ready=False, reason="GangFailed", message=str(error))
         self._end_gang()

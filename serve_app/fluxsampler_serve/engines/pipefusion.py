@@ -41,8 +41,9 @@ class StagedDenoiser:
     def __init__(
         self,
         stage: Stage,
-        transformer: Any,  # noqa: ANN401 (untyped xfuser)
-        scheduler: Any,  # noqa: ANN401 (untyped diffusers)
+        transformer: Any,
+        scheduler: Any,
+        *,
         device: torch.device,
         facts: ModelFacts,
         warmup_steps: int,
@@ -69,7 +70,7 @@ class StagedDenoiser:
         raises :class:`~fluxsampler_serve.errors.Cancelled` at that boundary.
         """
         with torch.inference_mode():
-            run = _Run(self, request, positive, noise, on_step, stop_after)
+            run = _Run(self, request, positive=positive, noise=noise, on_step=on_step, stop_after=stop_after)
             try:
                 latents = run.whole_steps()
                 if request.steps > run.warmup:
@@ -88,6 +89,7 @@ class _Run:
         self,
         owner: StagedDenoiser,
         request: SampleRequest,
+        *,
         positive: Conditioning,
         noise: torch.Tensor,
         on_step: OnStep,
@@ -147,7 +149,7 @@ class _Run:
         if stage.first:
             latents = self._await(latents.shape)  # of the last synchronous step
         stage.by_patches(True)
-        patches = list(latents.split(stage.patch_tokens, dim=1))
+        patches = list(torch.split(latents, stage.patch_tokens, dim=1))
         text = self.positive.embeds
         first_step = self.warmup + 1
         expected: list[tuple[Any, torch.Tensor]] = []

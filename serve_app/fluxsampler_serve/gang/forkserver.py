@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -88,8 +89,9 @@ class Forkserver:
         """One more rank, which gets copies of ``fds``: its command connection first."""
         with self._lock:
             self.wait_ready()
-            assert self._socket is not None
             try:
+                if self._socket is None:
+                    raise OSError("it was closed")
                 socket.send_fds(self._socket, [b"fork"], fds)
             except OSError as error:
                 raise EngineStartFailed(f"the forkserver is gone: {error}") from error
@@ -123,10 +125,9 @@ class Forkserver:
             self.import_seconds = None
             self._exits.clear()
 
-    def _receive(
-        self, wanted: tuple[str, ...], seconds: float
-    ) -> tuple[tuple[str, *tuple[object, ...]], list[int]]:
-        assert self._socket is not None
+    def _receive(self, wanted: tuple[str, ...], seconds: float) -> tuple[tuple[Any, ...], list[int]]:
+        if self._socket is None:
+            raise EngineStartFailed("the forkserver is not running")
         deadline = time.monotonic() + seconds
         while True:
             left = deadline - time.monotonic()

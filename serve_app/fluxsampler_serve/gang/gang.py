@@ -34,7 +34,7 @@ CAUSE_SECONDS = 0.3  # a killed rank's neighbours may report their broken socket
 LOOK_SECONDS = 1.0  # how often the board is looked at while nothing arrives
 
 
-class GangFailed(EngineError):
+class GangError(EngineError):
     """A rank died, broke or got stuck: the gang as a whole is lost. The message names the rank and why."""
 
 
@@ -50,6 +50,7 @@ class Timeouts:
 
     @property
     def collective(self) -> float:
+        """What torch.distributed gets."""
         return 2 * self.step
 
 
@@ -61,12 +62,13 @@ class Gang:
         forkserver: Forkserver,
         layout: Layout,
         device: devices.Kind,
+        *,
         prepared: PreparedModel,
         warmup_steps: int,
         encoders_on_cpu: bool,
         timeouts: Timeouts,
     ) -> None:
-        """Fork the ranks and wait until all have joined and loaded. Raises :class:`GangFailed`, leaving nothing."""
+        """Fork the ranks and wait until all have joined and loaded. Raises :class:`GangError`, leaving nothing."""
         self.board = StepBoard(layout.ranks)
         self.arena = Arena()
         self.seconds: dict[str, float] = {}
@@ -107,7 +109,7 @@ class Gang:
         return [forked.pid for forked in self._ranks]
 
     def tell(self, ranks: Iterable[int], command: Command) -> None:
-        """Send a command. Raises :class:`GangFailed` if a rank is gone."""
+        """Send a command. Raises :class:`GangError` if a rank is gone."""
         for rank in ranks:
             try:
                 self._pipes[rank].send(command)
@@ -123,7 +125,7 @@ class Gang:
     ) -> dict[int, Reply]:
         """One reply from each of ``ranks``, by rank; ``on_step`` hears of steps meanwhile.
 
-        Raises :class:`GangFailed` as soon as any rank dies or breaks, when no rank has reported anything
+        Raises :class:`GangError` as soon as any rank dies or breaks, when no rank has reported anything
         for the step's timeout, or after ``seconds``.
         """
         waiting = set(ranks)
@@ -138,7 +140,7 @@ class Gang:
             for item in sorted(ready, key=lambda item: isinstance(item, int)):
                 if isinstance(item, int):
                     rank = by_pidfd[item]
-                    raise GangFailed(f"rank {rank} {self._ended(rank)}{self._during(rank)}")
+                    raise GangError(f"rank {rank} {self._ended(rank)}{self._during(rank)}")
                 rank = by_pipe[id(item)]
                 reply = self._receive(rank)
                 if isinstance(reply, Stepped):
@@ -151,14 +153,15 @@ class Gang:
                     replies[rank] = reply
                     waiting.discard(rank)
             now = time.monotonic()
-            if ready or (seen := self.board.beats()) != beats:
-                beats, moved = self.board.beats(), now
+            seen = self.board.beats()
+            if ready or seen != beats:
+                beats, moved = seen, now
             elif watch_steps and now - moved > self._timeouts.step:
-                raise GangFailed(
+                raise GangError(
                     f"no rank made a step for {self._timeouts.step:.0f} s: {self._laggard(waiting)}"
                 )
             if deadline is not None and waiting and now > deadline:
-                raise GangFailed(f"not ready after {seconds:.0f} s: {self._laggard(waiting)}")
+                raise GangError(f"not ready after {seconds:.0f} s: {self._laggard(waiting)}")
         return replies
 
     def failure(self) -> str | None:
@@ -209,7 +212,7 @@ class Gang:
             ) from error
         return reply
 
-    def _cause(self, rank: int, symptom: str) -> GangFailed:
+    def _cause(self, rank: int, symptom: str) -> GangError:
         """The failure to raise: a rank that was killed explains its neighbours' complaints."""
         fds = {forked.pidfd: number for number, forked in enumerate(self._ranks)}
         until = time.monotonic() + CAUSE_SECONDS
@@ -218,10 +221,10 @@ class Gang:
                 number = fds.pop(fd) if isinstance(fd, int) else rank
                 how = self._ended(number)
                 if "SIG" in how:
-                    return GangFailed(f"rank {number} {how}{self._during(number)}")
+                    return GangError(f"rank {number} {how}{self._during(number)}")
             if not fds:
                 break
-        return GangFailed(symptom)
+        return GangError(symptom)
 
     def _ended(self, rank: int) -> str:
         return self._forkserver.exit_of(self._ranks[rank].pid)

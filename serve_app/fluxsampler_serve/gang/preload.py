@@ -7,6 +7,7 @@ survive a fork.
 from __future__ import annotations
 
 import importlib
+import warnings
 
 MODULES = (
     "diffusers.models.autoencoders.autoencoder_kl",
@@ -23,6 +24,8 @@ MODULES = (
 
 def preload(device: str) -> None:
     """Import :data:`MODULES`, and on CPU the adapted xfuser (on CUDA its import asks for the card's name)."""
+    # xfuser 0.7.0 calls what torch 2.13 renames; each rank would say so at its first picture.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     for name in MODULES:
         importlib.import_module(name)
     if device == "cpu":

@@ -89,11 +89,11 @@ class Rank:
         xfuser_adapter.join(
             start.layout,
             start.rank,
-            rendezvous_fd,
-            start.place,
-            self._dtype,
-            xfuser_adapter.TransformerFacts(config, start.prepared.facts.vae_scale),
-            start.collective_timeout,
+            rendezvous_fd=rendezvous_fd,
+            where=start.place,
+            dtype=self._dtype,
+            facts=xfuser_adapter.TransformerFacts(config, start.prepared.facts.vae_scale),
+            timeout_seconds=start.collective_timeout,
         )
         self._lap("group", began)
         self._board.report(self.rank, 0, 0, Phase.STARTING)
@@ -115,7 +115,7 @@ class Rank:
             case Forward():
                 return self._forward(command)
 
-    def _load_denoiser(self, start: Start, scheduler: Any) -> Denoiser | StagedDenoiser:  # noqa: ANN401 (untyped diffusers)
+    def _load_denoiser(self, start: Start, scheduler: Any) -> Denoiser | StagedDenoiser:
         if not self._staged:
             transformer = load_transformer(
                 start.prepared, xfuser_adapter.sequence_transformer_class(), self._device
@@ -127,9 +127,9 @@ class Rank:
             xfuser_adapter.Stage(),
             transformer,
             scheduler,
-            self._device,
-            start.prepared.facts,
-            start.warmup_steps,
+            device=self._device,
+            facts=start.prepared.facts,
+            warmup_steps=start.warmup_steps,
         )
 
     def _encode(self, command: Encode) -> Reply:
@@ -154,9 +154,9 @@ class Rank:
             xfuser_adapter.prepare_request(
                 request.width,
                 request.height,
-                request.steps,
-                request.max_text_tokens,
-                self._layout.pipefusion > 1,
+                steps=request.steps,
+                text_tokens=request.max_text_tokens,
+                pipelined=self._layout.pipefusion > 1,
             )
             noise = first_noise(request, self._dtype, self._device)
             previewer = None if self._decoder is None else Previewer(self._decoder, request, noise)
@@ -220,7 +220,7 @@ class Rank:
 
     def _forward(self, command: Forward) -> Reply:
         if isinstance(self._denoiser, StagedDenoiser):
-            raise RuntimeError("a pipeline cannot be called step by step")
+            raise TypeError("a pipeline cannot be called step by step")
         self._board.report(self.rank, command.serial, 0, Phase.DENOISING)
         prediction = self._denoiser.forward(self._arena.take(command.inputs))
         if self.rank != 0:

@@ -67,11 +67,11 @@ class Server:
         signal.set_wakeup_fd(wake_write)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         while os.getppid() == self.parent:
-            readable, _, _ = select.select([self.replica, wake_read], [], [], PARENT_CHECK_SECONDS)
+            readable, _, _ = select.select([self.replica.fileno(), wake_read], [], [], PARENT_CHECK_SECONDS)
             if wake_read in readable:
                 os.read(wake_read, 4096)
                 self._reap()
-            if self.replica in readable:
+            if self.replica.fileno() in readable:
                 data, fds, _, _ = socket.recv_fds(self.replica, MAX_BYTES, MAX_FDS)
                 if not data:
                     return
