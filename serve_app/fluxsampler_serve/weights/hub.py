@@ -23,11 +23,13 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
     RevisionResolutionError,
 )
 from huggingface_hub.utils._http import default_client_factory
+from huggingface_hub.utils._paths import filter_repo_objects
 
 from fluxsampler_serve.errors import ModelAuthFailed, ModelCorrupt, ModelError, ModelNotFound
 from fluxsampler_serve.weights.components import COMPONENTS, PLAIN_FOLDERS
@@ -127,18 +129,7 @@ class _Download:
             revision = api.resolve_revision(
                 self.repo, revision=self.revision, cache_dir=self.cache, local_files_only=offline
             )
-            folder = Path(
-                huggingface_hub.snapshot_download(
-                    self.repo,
-                    revision=revision.resolved,
-                    cache_dir=self.cache,
-                    token=self.token,
-                    endpoint=self.endpoint,
-                    local_files_only=offline,
-                    allow_patterns=list(PATTERNS),
-                    tqdm_class=_bar(self.repo, self.progress),
-                )
-            )
+            folder = self._local(revision.resolved) or self._fetch(api, revision.resolved, offline)
         except HFValidationError as error:
             raise ModelNotFound(
                 f"{self.what} is no valid repository name: correct spec.model.source"
@@ -146,6 +137,38 @@ class _Download:
         self._verify(folder)
         log.info("model downloaded", source=self.what, commit=revision.resolved, folder=str(folder))
         return folder, revision.resolved
+
+    def _local(self, commit: str) -> Path | None:
+        """The snapshot of ``commit`` if all of it is there."""
+        try:
+            return Path(self._snapshot(commit, local_files_only=True))
+        except LocalEntryNotFoundError:
+            return None
+
+    def _fetch(self, api: huggingface_hub.HfApi, commit: str, offline: bool) -> Path:
+        total = 0
+        if not offline:
+            entries = api.list_repo_tree(self.repo, recursive=True, revision=commit)
+            files = {
+                entry.path: entry.size
+                for entry in entries
+                if isinstance(entry, huggingface_hub.hf_api.RepoFile)
+            }
+            total = sum(files[path] for path in filter_repo_objects(files, allow_patterns=list(PATTERNS)))
+        bar = _bar(self.repo, total, self.progress)
+        return Path(self._snapshot(commit, local_files_only=offline, tqdm_class=bar))
+
+    def _snapshot(self, commit: str, local_files_only: bool, tqdm_class: type[Any] | None = None) -> str:
+        return huggingface_hub.snapshot_download(
+            self.repo,
+            revision=commit,
+            cache_dir=self.cache,
+            token=self.token,
+            endpoint=self.endpoint,
+            local_files_only=local_files_only,
+            allow_patterns=list(PATTERNS),
+            tqdm_class=tqdm_class,
+        )
 
     def _verify(self, folder: Path) -> None:
         """Compare what was downloaded with the hub's checksums, each blob once."""
@@ -258,8 +281,10 @@ def _resume_on_reset() -> None:
         _factory_set = True
 
 
-def _bar(repo: str, progress: Progress) -> type[Any]:
-    """A class with what ``huggingface_hub`` asks of a tqdm bar, which reports instead of drawing."""
+def _bar(repo: str, whole: int, progress: Progress) -> type[Any]:
+    """A class with what ``huggingface_hub`` asks of a tqdm bar, which reports instead of drawing.
+
+    ``whole`` is the number of bytes of the snapshot; the client's own totals grow file by file."""
 
     class Bar:
         logged = 0.0
@@ -274,12 +299,12 @@ def _bar(repo: str, progress: Progress) -> type[Any]:
 
         def update(self, count: float | None = 1) -> None:
             self.n += count or 0
-            if not self.counts or not self.total:
+            if not self.counts or not whole:
                 return
-            progress(WeightsProgress("download", repo, int(self.n), int(self.total)))
-            if self.n / self.total >= Bar.logged + _LOG_EVERY:
-                Bar.logged = self.n / self.total
-                log.info("downloading", repository=repo, bytes=int(self.n), of=int(self.total))
+            progress(WeightsProgress("download", repo, int(self.n), whole))
+            if self.n / whole >= Bar.logged + _LOG_EVERY:
+                Bar.logged = self.n / whole
+                log.info("downloading", repository=repo, bytes=int(self.n), of=whole)
 
         def refresh(self, *_: object, **__: object) -> None: ...
 
