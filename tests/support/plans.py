@@ -7,15 +7,29 @@ from typing import Any
 from fluxsampler_api.plan import PlanStatus
 
 
-def _card(index: int, total: float, usable: float, components: dict[str, float]) -> dict[str, Any]:
+def _card(index: int, role: str, usable: float, components: dict[str, float]) -> dict[str, Any]:
     return {
         "index": index,
-        "role": f"rank {index} of gang 0"
-        + (", fallback" if any("fallback" in name for name in components) else ""),
+        "role": role,
         "components": [{"name": name, "gib": gib} for name, gib in components.items()],
-        "total_gib": total,
+        "total_gib": sum(components.values()),
         "usable_gib": usable,
     }
+
+
+def _large(index: int, transformer: float) -> dict[str, Any]:
+    encoders = {"T5": 8.87, "CLIP": 0.229} if index == 0 else {}
+    common = {"VAE": 0.156, "activations": 0.396, "PipeFusion keys and values": 0.369}
+    runtime = {"CUDA context": 0.5, "NCCL buffers": 0.391, "allocator": 0.038}
+    single = {"fallback: transformer": 11.196, "fallback: VAE": 0.156, "fallback: activations": 2.5}
+    parts = {"transformer": transformer, **encoders, **common, **runtime, **(single if index > 5 else {})}
+    role = f"rank {index} of gang 0{', fallback' if index > 5 else ''}"
+    return _card(index, role, 23.488, parts)
+
+
+def _small(index: int) -> dict[str, Any]:
+    parts = {"transformer": 0.009, "VAE": 0.001, "activations": 0.078, "process": 0.156}
+    return _card(index, "fallback" if index == 2 else f"rank {index} of gang 0", 8.0, parts)
 
 
 EIGHT_CARDS = PlanStatus.model_validate(
@@ -34,23 +48,12 @@ EIGHT_CARDS = PlanStatus.model_validate(
             "max_replicas": 2,
             "cards": [6, 7],
             "quantization": "fp8",
-            "message": "An fp8 replica fits beside a rank; pp8 is 9 % slower than the best layout.",
+            "message": "a warm fp8 replica of 13.9 GiB fits beside a rank",
         },
         "memory": {
             "cards": [
-                _card(
-                    index,
-                    23.99,
-                    22.6,
-                    {
-                        "transformer": 2.7 + 0.1 * (index % 4),
-                        **({"text encoders": 9.2, "decoder": 0.17} if index == 0 else {}),
-                        "activations": 0.62,
-                        "NCCL and allocator": 1.1,
-                        **({"fallback": 13.4} if index > 5 else {}),
-                    },
-                )
-                for index in range(8)
+                _large(index, transformer)
+                for index, transformer in enumerate((4.55, 4.55, 3.81, 1.97, 1.97, 1.97, 1.97, 2.23))
             ],
             "host": {
                 "object_store_gib": 64,
@@ -107,24 +110,10 @@ TWO_PROCESSES = PlanStatus.model_validate(
             "replicas": 1,
             "max_replicas": 1,
             "cards": [2],
-            "message": "Processes are cheap here.",
+            "message": "a warm full-precision replica of 0.2 GiB fits beside a rank",
         },
         "memory": {
-            "cards": [
-                _card(
-                    index,
-                    2.0,
-                    1.8,
-                    {
-                        "transformer": 0.004,
-                        "text encoders": 0.003,
-                        "decoder": 0.001,
-                        "activations": 0.02,
-                        "process": 0.11,
-                    },
-                )
-                for index in range(3)
-            ],
+            "cards": [_small(index) for index in range(3)],
             "host": {
                 "object_store_gib": 0.25,
                 "shm_gib": 0.5,

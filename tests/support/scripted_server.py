@@ -51,8 +51,8 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A picture: a circle of ``colour``. ``hold`` is waited for after ``hold_after`` steps; ``breaks`` ends
-    the connection there instead."""
+    """A picture: a circle of ``colour``. After ``hold_after`` steps ``hold`` is waited for, or the connection
+    ``breaks``, or ``fails`` is sent, OpenAI's error object."""
 
     colour: str = "red"
     engine: str = "parallel"
@@ -60,6 +60,7 @@ class Drawing:
     hold: threading.Event | None = None
     hold_after: int = 0
     breaks: bool = False
+    fails: Mapping[str, Any] | None = None
 
 
 class ScriptedServer:
@@ -71,9 +72,21 @@ class ScriptedServer:
         self.requests: list[dict[str, Any]] = []
         self.token: str | None = None
         self.starting: str | None = None
+        self.fallback_ready = True
         self.away = False
         self.disconnected = threading.Event()
         self.url = ""
+
+    def state(self) -> dict[str, Any]:
+        """What `/v1/info` says of the engines."""
+        ready = self.starting is None
+        gang = {"ready": ready, "reason": "Ready" if ready else "Loading", "message": self.starting or ""}
+        single = {
+            "ready": self.fallback_ready,
+            "reason": "Ready" if self.fallback_ready else "Loading",
+            "message": "",
+        }
+        return {"ready": ready or self.fallback_ready, "engines": {"parallel": gang, "fallback": single}}
 
 
 @contextmanager
@@ -108,13 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         name = "index.html" if self.path == "/" else self.path.removeprefix("/static/")
         if self.path == "/v1/info":
-            self._guarded(lambda: self._json(200, self.server_script.info))
-        elif self.path == "/readyz":
-            starting = self.server_script.starting
-            if starting:
-                self._json(503, {"error": {"message": starting, "type": "server_error", "code": "starting"}})
-            else:
-                self._json(200, {"ready": True})
+            state = self.server_script.state()
+            self._guarded(lambda: self._json(200, {**self.server_script.info, **state}))
         elif (file := _PAGE / name).is_file() and file.parent == _PAGE:
             self._send(
                 200,
@@ -173,12 +181,15 @@ class _Handler(BaseHTTPRequestHandler):
         steps = body["steps"]
         previews = {round(steps * share) for share in (0.3, 0.6, 0.9)}
         for step in range(steps + 1):
-            if step:
-                self._event("fluxsampler.progress", {"step": step, "steps": steps})
+            progress = {"step": step, "steps": steps, "engine": answer.engine, "engine_reason": answer.reason}
             if step and step in previews:
                 picture = _picture(width, height, answer.colour, blur=8 * (1 - step / steps))
-                self._event("image_generation.partial_image", {"b64_json": picture, "output_format": "png"})
-            if step == answer.hold_after and answer.breaks:
+                self._event("image_generation.partial_image", {"b64_json": picture, "fluxsampler": progress})
+            elif step:
+                self._event("fluxsampler.progress", progress)
+            if step == answer.hold_after and answer.fails:
+                self._event("error", {"error": answer.fails})
+            if step == answer.hold_after and (answer.breaks or answer.fails):
                 return
             if step == answer.hold_after and answer.hold:
                 self._wait(answer.hold)

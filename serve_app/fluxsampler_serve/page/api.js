@@ -8,15 +8,17 @@ export class ApiError extends Error {
   }
 }
 
-const TOKEN = "fluxsampler-token";
-export const token = {
-  get: () => sessionStorage.getItem(TOKEN) ?? "",
-  set: (value) => sessionStorage.setItem(TOKEN, value),
-};
+/** Status of the errors that come in the middle of a stream, whose status line is long sent. */
+const LATE = { deadline_exceeded: 504, not_ready: 503, prompt_too_long: 422, not_drawable: 422 };
+
+let token = ""; // In memory only: what is never stored cannot be read by the next one at this browser.
+
+export const setToken = (value) => (token = value);
+export const hasToken = () => token !== "";
 
 async function request(path, options = {}) {
   const headers = new Headers(options.headers);
-  if (token.get()) headers.set("authorization", `Bearer ${token.get()}`);
+  if (token) headers.set("authorization", `Bearer ${token}`);
   let response;
   try {
     response = await fetch(path, { cache: "no-store", ...options, headers });
@@ -50,23 +52,13 @@ function asError(status, body, headers) {
   });
 }
 
+/** What runs there: model, defaults, limits, plan, and whether its engines are ready. */
 export async function info() {
   return (await request("v1/info")).json();
 }
 
-/** Whether a picture would be drawn now; the reason in words when not. */
-export async function ready() {
-  try {
-    await request("readyz");
-    return { ready: true, message: "" };
-  } catch (error) {
-    if (error instanceof ApiError && error.status === 503) return { ready: false, message: error.message };
-    throw error;
-  }
-}
-
 /**
- * Draws one picture. Yields {kind: "progress", step, steps}, {kind: "preview", url} and last
+ * Draws one picture. Yields {kind: "progress", step, steps, engine}, {kind: "preview", url} and last
  * {kind: "picture", url, engine, reason, seconds, seed, cutTokens}. Object URLs belong to the caller.
  */
 export async function* draw(body, signal) {
@@ -80,8 +72,9 @@ export async function* draw(body, signal) {
   for await (const event of events(response.body)) {
     const type = event.type ?? "";
     if (type === "fluxsampler.progress") {
-      yield { kind: "progress", step: event.step, steps: event.steps };
+      yield { kind: "progress", ...event };
     } else if (type === "image_generation.partial_image") {
+      yield { kind: "progress", ...event.fluxsampler };
       yield { kind: "preview", url: pictureUrl(event) };
     } else if (type === "image_generation.completed") {
       const { engine, engine_reason: reason, seed, truncated_tokens: cutTokens } = event.fluxsampler.pictures[0];
@@ -91,7 +84,7 @@ export async function* draw(body, signal) {
       };
       return;
     } else if (event.error) {
-      throw asError(event.error.status ?? 500, event.error, response.headers);
+      throw asError(LATE[event.error.code] ?? 500, event.error, response.headers);
     }
   }
   throw new ApiError(0, "The connection ended before the picture was complete.", { code: "interrupted" });

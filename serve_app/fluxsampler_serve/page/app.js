@@ -24,16 +24,18 @@ function pill(state, text) {
   byId("service").dataset.state = state;
 }
 
-/** Reads /v1/info, then asks until the server is ready; both again after a while when they fail. */
+/** Reads /v1/info; again after a while when the server is away or an engine is not ready. */
 async function connect() {
   clearTimeout(connecting);
   try {
-    if (!byId("form").dataset.ready) setUp(await api.info());
+    const info = await api.info();
+    if (!byId("form").dataset.ready) setUp(info);
     byId("token-field").hidden = true;
-    const { ready, message } = await api.ready();
-    pill(ready ? "ready" : "starting", ready ? "Ready" : "Starting");
-    byId("service").title = message;
-    if (!ready) connecting = setTimeout(connect, RETRY_MS);
+    const waiting = Object.entries(info.engines).filter(([, engine]) => !engine.ready);
+    if (waiting.length === 0) pill("ready", "Ready");
+    else pill("starting", info.ready ? `Ready, without ${waiting.map(([name]) => name).join(" and ")}` : "Starting");
+    byId("service").title = waiting.map(([name, { reason, message }]) => `${name}: ${message || reason}`).join("\n");
+    if (waiting.length > 0) connecting = setTimeout(connect, RETRY_MS);
   } catch (error) {
     if (!(error instanceof api.ApiError)) throw error;
     if (error.status === 401) {
@@ -100,6 +102,7 @@ async function drawPicture(changes = {}) {
 
 function finish(picture) {
   stage.end();
+  form.used();
   shown = picture;
   stage.show(picture);
   history.add(picture, restore);
@@ -150,7 +153,7 @@ document.addEventListener("keydown", (event) => {
 });
 
 function useToken() {
-  api.token.set(byId("token").value.trim());
+  api.setToken(byId("token").value.trim());
   form.clear("token");
   byId("prompt").focus();
   connect();

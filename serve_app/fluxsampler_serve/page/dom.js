@@ -25,6 +25,13 @@ export function count(number, noun) {
   return `${number} ${noun}${number === 1 ? "" : noun.endsWith("s") ? "es" : "s"}`;
 }
 
+/** `text` as a sentence; 100x90 becomes 100 × 90. */
+export function sentence(text) {
+  if (!text) return "";
+  const written = text.replace(/(\d)x(?=\d)/g, "$1 × ");
+  return `${written[0].toUpperCase()}${written.slice(1)}${/[.!?]$/.test(written) ? "" : "."}`;
+}
+
 /** Seconds as a person says them: 0.42 s, 4.1 s, 75 s. */
 export function seconds(value) {
   return `${value < 1 ? value.toFixed(2) : value < 20 ? value.toFixed(1) : Math.round(value)} s`;

@@ -100,8 +100,13 @@ export function read() {
     [Number.isFinite(settings.cfg) && settings.cfg > 1, "true_cfg_scale", "Give a number above 1, such as 2."],
   ].filter(([right]) => !right);
   for (const [, name, message] of wrong.toReversed()) show(name, message);
-  chosenSeed = wrong.length > 0 && chosenSeed;
+  chosenSeed = true; // Until its picture is there: who draws again after a failure gets the same one.
   return wrong.length === 0 ? settings : null;
+}
+
+/** The picture is there: the next one has another seed, unless this one is kept. */
+export function used() {
+  chosenSeed = false;
 }
 
 /** The request for these settings. */

@@ -6,9 +6,6 @@ const MOST = 48; // A 1024 x 1024 PNG is about 1.5 MB: what a browser tab may ke
 
 const pictures = [];
 
-/** The newest picture, or undefined. */
-export const newest = () => pictures[0];
-
 /** Adds a drawn picture; `restore(picture)` is called when its thumbnail is pressed. */
 export function add(picture, restore) {
   pictures.unshift(picture);

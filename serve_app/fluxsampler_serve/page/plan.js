@@ -1,9 +1,14 @@
 // The plan as a picture of the cards: what sits where, in GiB, in true proportion.
 
-import { byId, count, make, memory, seconds, share } from "./dom.js";
+import { byId, count, make, memory, seconds, sentence, share } from "./dom.js";
 
-const COLOURS = 6;
-const FALLBACK = "c7"; // The fallback's share keeps one colour, whatever else is there.
+/** What is drawn in one colour: the components' names, what the legend calls them, the colour. */
+const GROUPS = [
+  [/^transformer/, "transformer", "c1"], [/^(T5|CLIP)/, "text encoders", "c2"], [/^VAE/, "VAE", "c3"],
+  [/^activations/, "activations", "c4"], [/keys and values/, "keys and values of PipeFusion", "c5"],
+  [/^fallback/, "fallback", "c7"], [/./, "runtime", "c6"],
+];
+const group = (name) => GROUPS.find(([names]) => names.test(name));
 const SMALL = 0.1; // Below this share of a card, what is used is drawn again, magnified.
 
 const sum = (components) => components.reduce((total, { gib }) => total + gib, 0);
@@ -11,28 +16,20 @@ const sum = (components) => components.reduce((total, { gib }) => total + gib, 0
 /** Draws `plan` (status.plan of a FluxSampler); `unit` is what a card is called here: Card or Process. */
 export function draw(plan, unit) {
   const { layout, fallback, estimate, memory: { cards, host }, rejected = [] } = plan;
-  const colours = new Map();
-  const colour = (name) => {
-    if (!colours.has(name)) {
-      const others = [...colours.values()].filter((cls) => cls !== FALLBACK).length;
-      colours.set(name, name.startsWith("fallback") ? FALLBACK : `c${(others % COLOURS) + 1}`);
-    }
-    return colours.get(name);
-  };
-  const drawnCards = cards.map((card) => cardFigure(card, unit, colour));
+  const names = [...new Set(cards.flatMap(({ components }) => components.map(({ name }) => name)))];
   const parts = [
     summary(layout, fallback, estimate, unit),
     make("h3", {}, `What sits on each ${unit.toLowerCase()}`),
-    legend(colours),
-    make("ul", { className: "cards" }, ...drawnCards),
-    fold(`The same as a table`, cardTable(cards, [...colours.keys()], unit)),
+    legend(GROUPS.filter((one) => names.some((name) => group(name) === one))),
+    make("ul", { className: "cards" }, ...cards.map((card) => cardFigure(card, unit))),
+    fold("The same as a table", cardTable(cards, names, unit)),
     make("h3", {}, "Memory of the machine"),
     hostFigure(host),
     fold("The sums behind it", make("ul", { className: "proof" }, ...host.proof.map((line) => make("li", {}, line)))),
   ];
   if (rejected.length > 0) {
     const tried = rejected.reduce((total, { candidates }) => total + candidates, 0);
-    parts.push(fold(`Why not another layout (${count(tried, "candidate")} refused)`, refusals(rejected)));
+    parts.push(fold(`Why no other layout (${count(tried, "candidate")} not taken)`, refusals(rejected)));
   }
   byId("plan-body").replaceChildren(...parts);
   byId("plan").setAttribute("aria-busy", "false");
@@ -43,7 +40,7 @@ function summary(layout, fallback, estimate, unit) {
   const degrees = [
     ["PipeFusion", layout.pipefusion], ["tensor", layout.tensor], ["Ulysses", layout.ulysses], ["ring", layout.ring],
   ].filter(([, degree]) => degree > 1).map(([name, degree]) => `${name} ${degree}`).join(" × ") || "one device";
-  const error = estimate.calibrated ? `± ${Math.round(estimate.errorPercent)} %` : "not calibrated for this device";
+  const error = `± ${Math.round(estimate.errorPercent)} %${estimate.calibrated ? "" : ", not calibrated for this device"}`;
   const noFallback = fallback.placement === "None";
   const tiles = [
     ["Layout", layout.summary, `${degrees}; ${count(layout.replicas, "replica")} of ${count(layout.gpusPerReplica, noun)}. ` +
@@ -52,8 +49,8 @@ function summary(layout, fallback, estimate, unit) {
       `for ${estimate.width} × ${estimate.height} in ${estimate.steps} steps (${error}), ` +
       `${estimate.imagesPerMinute.toFixed(1)} pictures a minute.`],
     ["Fallback", noFallback ? "none" : spaced(fallback.placement),
-      noFallback ? fallback.message : `${fallback.replicas} of ${fallback.maxReplicas} warm` +
-        `${fallback.quantization === "none" ? "" : `, ${fallback.quantization}`}. ${fallback.message}`],
+      noFallback ? sentence(fallback.message) :
+        `${fallback.replicas} warm, at most ${fallback.maxReplicas}. ${sentence(fallback.message)}`],
   ];
   return make("dl", { className: "tiles" }, ...tiles.map(([name, large, small]) =>
     make("div", {}, make("dt", {}, name), make("dd", { className: "large" }, large), make("dd", {}, small))));
@@ -61,11 +58,9 @@ function summary(layout, fallback, estimate, unit) {
 
 const spaced = (word) => word.replace(/(\p{Ll})(\p{Lu})/gu, (_, a, b) => `${a}-${b.toLowerCase()}`);
 
-function legend(colours) {
+function legend(groups) {
   return make("ul", { className: "legend", "aria-hidden": "true" },
-    ...[...colours].map(([name, cls]) => make("li", {}, make("i", { className: cls }), name)),
-    make("li", {}, make("i", { className: "free" }), "free"),
-    make("li", {}, make("i", { className: "reserved" }), "not usable"));
+    ...[...groups, [null, "free", "free"]].map(([, name, cls]) => make("li", {}, make("i", { className: cls }), name)));
 }
 
 /** One bar: `parts` are [label, gib, class], drawn against `whole`. Proportions are never rounded up. */
@@ -79,19 +74,17 @@ function bar(parts, whole, text) {
     }));
 }
 
-function cardFigure({ index, role, components, totalGib, usableGib }, unit, colour) {
+function cardFigure({ index, role, components, usableGib }, unit) {
   const used = sum(components);
-  const whole = Math.max(totalGib, usableGib);
-  const parts = components.map(({ name, gib }) => [name, gib, colour(name)]);
+  const whole = Math.max(used, usableGib);
+  const parts = components.map(({ name, gib }) => [name, gib, group(name)[2]]);
   const words = components.map(({ name, gib }) => `${name} ${memory(gib)}`).join(", ");
-  const free = ["free", Math.max(0, usableGib - used), "free"];
-  const reserved = ["not usable", Math.max(0, whole - Math.max(usableGib, used)), "reserved"];
-  const text = `${unit} ${index}, ${role}: ${words}; ${memory(used)} of ${memory(usableGib)} usable, ${memory(whole)} in all.`;
+  const text = `${unit} ${index}, ${role}: ${words}; ${share(used, usableGib)} usable.`;
   const item = make("li", { className: "card" },
     make("p", { className: "card-head" },
       make("span", {}, make("strong", {}, `${unit} ${index}`), ` ${role}`),
       make("span", { className: "sum" }, share(used, usableGib))),
-    bar([...parts, free, reserved], whole, text));
+    bar([...parts, ["free", whole - used, "free"]], whole, text));
   if (used / whole < SMALL) {
     const magnified = bar(parts, used, `The used part, magnified: ${words}.`);
     item.append(make("div", { className: "lens" }, magnified,
@@ -122,15 +115,14 @@ function hostFigure(host) {
 
 function cardTable(cards, names, unit) {
   const cell = (gib) => make("td", {}, gib === undefined ? "–" : memory(gib));
-  const head = [unit, "Role", ...names, "Used", "Usable", "Total"];
+  const head = [unit, "Role", ...names, "Used", "Usable"];
   return make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Memory as a table" },
     make("table", {},
       make("thead", {}, make("tr", {}, ...head.map((name) => make("th", { scope: "col" }, name)))),
       make("tbody", {}, ...cards.map((card) => {
         const of = new Map(card.components.map(({ name, gib }) => [name, gib]));
         return make("tr", {}, make("th", { scope: "row" }, String(card.index)), make("td", {}, card.role),
-          ...names.map((name) => cell(of.get(name))), cell(sum(card.components)), cell(card.usableGib),
-          cell(Math.max(card.totalGib, card.usableGib)));
+          ...names.map((name) => cell(of.get(name))), cell(sum(card.components)), cell(card.usableGib));
       }))));
 }
 

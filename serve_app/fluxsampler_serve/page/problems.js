@@ -1,7 +1,7 @@
 // What a person reads when a picture did not come, and where.
 
-import { token } from "./api.js";
-import { byId, make, seconds } from "./dom.js";
+import { hasToken } from "./api.js";
+import { byId, make, seconds, sentence } from "./dom.js";
 import * as form from "./form.js";
 
 let counting = null;
@@ -12,7 +12,7 @@ export function show(error, again) {
   if (error.status === 401) return askForToken();
   if (error.status === 429) return countDown(error, again);
   if (error.code === "size_not_drawable") return form.show("size", ...nearestSizes(error.message));
-  if (error.code === "prompt_too_long") return form.show("prompt", capital(error.message), cutting(again));
+  if (error.code === "prompt_too_long") return form.show("prompt", plain(error.message), cutting(again));
   const [message, hint] = words(error);
   const note = error.status >= 500 && error.requestId ? `${hint} Request ${error.requestId}.` : hint;
   form.show(error.param, message, note ? make("p", { className: "note" }, note) : null);
@@ -26,24 +26,21 @@ export function stop() {
 /** Shows the token's field, which nobody sees on a server without one. */
 export function askForToken() {
   byId("token-field").hidden = false;
-  form.show("token", token.get() ? "The server does not accept this token." : "This server asks for a token.");
+  form.show("token", hasToken() ? "The server does not accept this token." : "This server asks for a token.");
 }
 
 function words({ status, code, message }) {
   if (code === "interrupted") return [message, "Your settings are kept: draw again."];
   if (status === 0) return [message, "Is it running? Your settings are kept: draw again when it is back."];
-  const said = capital(message);
+  const said = plain(message);
   if (status === 504) return ["The picture took longer than the server allows.", `${said} Fewer steps or a smaller size are faster.`];
   if (status === 503) return ["No engine is ready.", `${said} Settings are kept: draw again in a moment.`];
   if (status >= 500) return ["The server failed while drawing.", said];
   return [said, ""];
 }
 
-/** The API writes messages for logs and terminals: made a sentence, without the field's name in front. */
-function capital(message) {
-  const text = message.replace(/^[a-z_.\d]+: /, "");
-  return `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
-}
+/** The API writes messages for terminals: here a sentence, without the field's name in front. */
+const plain = (message) => sentence(message.replace(/^[a-z_.\d]+: /, ""));
 
 function cutting(again) {
   return make("p", {}, make("button", { type: "button", onclick: () => again({ truncate: true }) }, "Draw with the end cut off"));
@@ -53,7 +50,7 @@ function cutting(again) {
 function nearestSizes(message) {
   const [fault, nearest = ""] = message.split("; the nearest sizes are ");
   const sizes = nearest.match(/\d+x\d+/g) ?? [];
-  if (sizes.length === 0) return [capital(message)];
+  if (sizes.length === 0) return [plain(message)];
   const buttons = make("p", { className: "chips" }, "Nearest sizes:", ...sizes.map((size) => {
     const [width, height] = size.split("x").map(Number);
     const choose = () => {
@@ -63,7 +60,7 @@ function nearestSizes(message) {
     };
     return make("button", { type: "button", onclick: choose }, `${width} × ${height}`);
   }));
-  return [capital(fault), buttons];
+  return [plain(fault), buttons];
 }
 
 function countDown(error, again) {

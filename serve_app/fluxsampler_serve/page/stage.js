@@ -55,13 +55,14 @@ export function begin(settings) {
   byId("figure").scrollIntoView({ block: "nearest" }); // On a phone it is below the form.
 }
 
-export function progress({ step, steps }) {
+export function progress({ step, steps, engine }) {
   const bar = byId("progress");
   bar.setAttribute("aria-valuemax", steps);
   bar.setAttribute("aria-valuenow", step);
   bar.setAttribute("aria-valuetext", `Step ${step} of ${steps}`);
   byId("bar").style.transform = `scaleX(${step / steps})`;
-  byId("step").textContent = step < steps ? `Step ${step} of ${steps}` : "Finishing the picture";
+  const where = engine === "fallback" ? " on the fallback" : "";
+  byId("step").textContent = step < steps ? `Step ${step} of ${steps}${where}` : "Finishing the picture";
 }
 
 /** Shows how far the picture is; the URL is revoked when the next one comes. */
