@@ -37,8 +37,8 @@ class Calibration:
     scaled_error: float
 
     def stack(self, card: str, name: str) -> Stack:
-        """Factors of ``name`` on ``card``; an unknown stack is taken to be like xDiT's."""
-        return self.stacks.get((card, name), XDIT)
+        """Factors of ``name`` on ``card``; one without rows there is taken to be as fast as xDiT."""
+        return self.stacks.get((card, name), XDIT if name == "xdit" else Stack())
 
     def parameters(self, gpu: Gpu, *, through_host: bool = False) -> CostParameters:
         """Parameters for ``gpu``: its own where rows were published for it, else its donor's, scaled by the data sheets.

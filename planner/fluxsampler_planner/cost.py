@@ -17,8 +17,6 @@ from fluxsampler_planner.models import ModelFacts
 from fluxsampler_planner.split import Split
 
 GB = 1e9
-# Above this many pixels a card cannot decode at once; the published runs split the VAE over the ranks there.
-SPLIT_DECODE_PIXELS = 2048 * 2048
 # The rows behind the calibration are FLUX.1's, which has 57 blocks; a launch floor scales with the blocks.
 CALIBRATED_BLOCKS = 57
 
@@ -55,13 +53,19 @@ class CostParameters:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """How another software stack differs from xDiT's: factors on eager arithmetic and on eager launches."""
+    """How a software stack differs from xDiT's: factors on eager arithmetic and on eager launches.
+
+    ``whole_tensor``: tensor parallelism splits every linear layer and the heads, as Megatron's does.
+    xfuser 0.7.0 wraps diffusers' ``FeedForward`` only (``xfuser/model_executor/layers/feedforward.py``),
+    which FLUX has in its double blocks: 8·h² of their 12·h² per token, and nothing of the single blocks.
+    """
 
     arithmetic: float = 1.0
     launch: float = 1.0
+    whole_tensor: bool = True
 
 
-XDIT = Stack()
+XDIT = Stack(whole_tensor=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +124,16 @@ def seconds(
     cost: CostParameters,
     *,
     unevenness: float = 1.0,
+    patches: int | None = None,
     split_decode: bool = False,
     encode: float | None = None,
     stack: Stack = XDIT,
 ) -> Seconds:
     """Time of one picture.
 
-    ``unevenness`` is the largest pipeline stage over the largest of an even split; ``split_decode``:
-    the VAE runs on all ranks at once; ``encode`` replaces the fitted encoding time (seconds).
+    ``unevenness`` is the largest pipeline stage over the largest of an even split; ``patches`` those of
+    PipeFusion (default: as many as stages); ``split_decode``: the VAE runs on all ranks at once;
+    ``encode`` replaces the fitted encoding time (seconds).
     """
     mode = int(work.compiled)
     slower = 1.0 if work.compiled else stack.arithmetic
@@ -137,20 +143,26 @@ def seconds(
     blocks, sequence, stages = model.blocks, split.sequence, split.pipefusion
     linear = 2.0 * tokens * model.parameters_per_token / (cost.peak * cost.linear[mode])
     attention = 4.0 * tokens * tokens * model.hidden * blocks / (cost.peak * cost.attention)
-    arithmetic = (linear + attention) * slower / (sequence * split.tensor)
+    if split.tensor > 1:
+        reach = 1.0 if stack.whole_tensor else 8 * model.double_blocks / (12 * blocks)
+        linear *= 1 - reach + reach / split.tensor
+        attention /= split.tensor if stack.whole_tensor else 1
+    arithmetic = (linear + attention) * slower / sequence
     floor = cost.floor[mode] * launches * blocks / CALIBRATED_BLOCKS
     launch = blocks * _launch(split, cost, mode) * launches
-    links = _links(split, tokens, model, work.element, cost)
+    links = _links(split, tokens, model, work.element, cost, stack)
     first = step = _at_least(arithmetic, floor) + launch + links
     if stages > 1:
-        # Every patch carries the text tokens through every stage (1.78× at 1024² with 8 patches and 512 text tokens).
-        arithmetic *= (image + stages * work.text_tokens) / tokens / stages * unevenness
-        hand_over = (image / stages + work.text_tokens) / sequence * model.hidden * work.element
-        links = links / stages * unevenness + hand_over / bandwidth(cost.ring, split.ranks)
+        cut = patches or stages
+        # Every patch carries the text tokens through every stage (1.78× at 1024² with 8 patches and 512 text
+        # tokens), and fewer patches than stages leave stages waiting.
+        idle = max(1.0, stages / cut)
+        arithmetic *= (image + cut * work.text_tokens) / tokens / stages * unevenness * idle
+        hand_over = (image / cut + work.text_tokens) / sequence * model.hidden * work.element
+        links = links / stages * unevenness * idle + hand_over / bandwidth(cost.ring, split.ranks)
         launch += blocks * cost.pipe_block[mode] * launches
         step = _at_least(arithmetic, floor) + launch + links
-    whole = work.width * work.height <= SPLIT_DECODE_PIXELS and not split_decode
-    decode = cost.decode * work.megapixels / (1 if whole else split.ranks)
+    decode = cost.decode * work.megapixels / (split.ranks if split_decode else 1)
     return Seconds(
         encode=cost.encode if encode is None else encode,
         first=first, step=step, steps=work.steps, decode=decode,
@@ -175,7 +187,7 @@ def _launch(split: Split, cost: CostParameters, mode: int) -> float:
     return per_block
 
 
-def _links(split: Split, tokens: int, model: ModelFacts, element: int, cost: CostParameters) -> float:
+def _links(split: Split, tokens: int, model: ModelFacts, element: int, cost: CostParameters, stack: Stack) -> float:
     """Seconds per step on the links; bytes per card as DESIGN §5."""
     ulysses, ring, tensor = split.ulysses, split.ring, split.tensor
     total = 0.0
@@ -188,14 +200,9 @@ def _links(split: Split, tokens: int, model: ModelFacts, element: int, cost: Cos
         # The ring's neighbours are `ulysses` ranks apart, so it spans the whole group.
         total += moved / bandwidth(cost.ring, ring * ulysses)
     if tensor > 1:
-        moved = (
-            (2 * model.double_blocks + model.single_blocks)
-            * 2
-            * (tensor - 1)
-            / tensor
-            * plane
-            / split.sequence
-        )
+        # One all-reduce over the tokens after attention and one after the MLP; single blocks have both in one.
+        planes = 2 * model.double_blocks + model.single_blocks if stack.whole_tensor else model.double_blocks
+        moved = planes * 2 * (tensor - 1) / tensor * plane / split.sequence
         total += moved / bandwidth(cost.ring, tensor)
     return total
 

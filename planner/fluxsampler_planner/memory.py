@@ -22,10 +22,8 @@ ALLOCATOR_SHARE = 0.05
 CPU_PROCESS = 160 * MIB
 # DESIGN §5: activations of a block are about 15·h·b bytes per token.
 ACTIVATION_PLANES = 15
-# VAE decoding holds three maps of 256 channels at full resolution and their fp32 norms, for up to this many
-# pixels at once; above, it decodes in tiles.
+# VAE decoding holds maps of 256 channels at full resolution and their fp32 norms: 2.5 GiB at 1024² in bf16.
 DECODE_BYTES_PER_PIXEL = 2560
-DECODE_TILE_PIXELS = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ def transformer_size(model: ModelFacts, form: Form) -> int:
 
 
 def _decode(picture: Picture, form: Form) -> int:
-    return min(picture.pixels, DECODE_TILE_PIXELS) * DECODE_BYTES_PER_PIXEL * form.element // 2
+    return picture.pixels * DECODE_BYTES_PER_PIXEL * form.element // 2
 
 
 def rank_parts(
@@ -96,7 +94,8 @@ def rank_parts(
     if encoders and first:
         parts.append(Part("T5", model.t5_parameters * form.element))
         parts.append(Part("CLIP", model.clip_parameters * form.element))
-    parts.append(Part("VAE", model.vae_parameters * form.element))
+    if decodes:
+        parts.append(Part("VAE", model.vae_parameters * form.element))
     activations = ACTIVATION_PLANES * plane // split.sequence
     # The decoder runs when the denoiser is done: the two peaks do not add up.
     peak = max(activations, _decode(picture, form)) if decodes else activations
@@ -104,7 +103,7 @@ def rank_parts(
     held = 0
     if split.pipefusion > 1:
         # Keys and values of every block of the stage for the whole picture (PipeFusion's stale context).
-        held = 2 * plane * blocks[stage] // split.tensor
+        held = 2 * plane * blocks[stage]
         parts.append(Part("PipeFusion keys and values", held))
     if form.cuda:
         parts.append(Part("CUDA context", CUDA_CONTEXT))
@@ -137,16 +136,16 @@ def stage_totals(
     """
     plane = (picture.image_tokens + picture.text_tokens) * model.hidden * form.element
     peak = ACTIVATION_PLANES * plane // split.sequence
-    fixed = model.embedder_parameters * form.element + model.vae_parameters * form.element + peak
+    fixed = model.embedder_parameters * form.element + peak
     if form.cuda:
         fixed += CUDA_CONTEXT + (NCCL_BUFFERS if split.ranks > 1 else 0)
     else:
         fixed += CPU_PROCESS
     totals = []
-    for parameters, count in zip(stage_parameters(model, blocks), blocks, strict=True):
-        held = 2 * plane * count // split.tensor if split.pipefusion > 1 else 0
+    for parameters, count in zip(stage_parameters(model, blocks, split.tensor), blocks, strict=True):
+        held = 2 * plane * count if split.pipefusion > 1 else 0
         allocator = int(ALLOCATOR_SHARE * (peak + held)) if form.cuda else 0
-        totals.append(form.linear(parameters // split.tensor) + fixed + held + allocator)
+        totals.append(form.linear(parameters) + fixed + held + allocator)
     return tuple(totals)
 
 
@@ -156,7 +155,7 @@ def extra_of_first(model: ModelFacts, form: Form) -> int:
 
 
 def extra_of_decoder(model: ModelFacts, split: Split, form: Form, picture: Picture) -> int:
-    """Bytes by which decoding exceeds the denoiser's peak on the rank that decodes (its allocator share included, rounded up)."""
+    """Bytes that the decoding rank holds more: the VAE, and what its peak exceeds the denoiser's by (allocator included, rounded up)."""
     plane = (picture.image_tokens + picture.text_tokens) * model.hidden * form.element
     more = max(0, _decode(picture, form) - ACTIVATION_PLANES * plane // split.sequence)
-    return more + (int(ALLOCATOR_SHARE * more) + 1 if form.cuda else 0)
+    return model.vae_parameters * form.element + more + (int(ALLOCATOR_SHARE * more) + 1 if form.cuda else 0)

@@ -61,7 +61,7 @@ def _exact(split: Split, request: Request) -> Refusal | None:
     )
 
 
-def _tensor_with_sequence(split: Split, request: Request) -> Refusal | None:
+def _tensor_with_sequence(split: Split, _: Request) -> Refusal | None:
     if split.tensor == 1 or split.sequence == 1:
         return None
     return Refusal(
@@ -70,7 +70,7 @@ def _tensor_with_sequence(split: Split, request: Request) -> Refusal | None:
     )  # fmt: skip
 
 
-def _tensor_with_pipefusion(split: Split, request: Request) -> Refusal | None:
+def _tensor_with_pipefusion(split: Split, _: Request) -> Refusal | None:
     if split.tensor == 1 or split.pipefusion == 1:
         return None
     return Refusal(
@@ -80,13 +80,21 @@ def _tensor_with_pipefusion(split: Split, request: Request) -> Refusal | None:
 
 
 def _heads(split: Split, request: Request) -> Refusal | None:
-    heads = request.model.heads
-    for field, degree in (("ulysses", split.ulysses), ("tensor", split.tensor)):
-        if heads % degree:
-            return Refusal(
-                "HeadsNotDivisible", field, f"{field} {degree}",
-                f"{degree} does not divide {heads} attention heads; use {divisors(heads, min(heads, 8))}",
-            )  # fmt: skip
+    heads, wide = request.model.heads, 4 * request.model.hidden
+    if heads % split.ulysses:
+        return Refusal(
+            "HeadsNotDivisible",
+            "ulysses",
+            f"ulysses {split.ulysses}",
+            f"{split.ulysses} does not divide {heads} attention heads; use {divisors(heads, min(heads, 8))}",
+        )
+    if wide % split.tensor:
+        return Refusal(
+            "ChannelsNotDivisible",
+            "tensor",
+            f"tensor {split.tensor}",
+            f"{split.tensor} does not divide the feed-forward's {wide} channels; use {divisors(wide, 8)}",
+        )
     return None
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Literal
 
-from fluxsampler_planner.cost import CostParameters, Seconds, Workload, seconds
+from fluxsampler_planner.cost import XDIT, CostParameters, Seconds, Workload, seconds
 from fluxsampler_planner.fallback import NO_FALLBACK, PENALTY, FallbackForm, Placement
 from fluxsampler_planner.gpus import GIB
 from fluxsampler_planner.memory import Form, Picture, extra_of_decoder, extra_of_first, stage_totals
 from fluxsampler_planner.rules import Request, refusal
-from fluxsampler_planner.split import Split, splits, stage_blocks
+from fluxsampler_planner.split import Split, patch_count, splits, stage_blocks
 
 if TYPE_CHECKING:
     from fluxsampler_planner.hardware import Node
@@ -22,6 +22,8 @@ Encoders = Literal["device", "cpu"]
 
 # Text encoding on the host: 2 FLOPs per parameter and token at 40 GFLOP/s a core (see the CPU entry of gpus.py).
 CPU_CORE_FLOPS = 40e9
+# Places for the text encoders, by whether the device is CUDA.
+ENCODER_PLACES: dict[bool, tuple[Encoders, ...]] = {True: ("device", "cpu"), False: ("device",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class Found:
     best: Candidate | None
     families: dict[str, Candidate]
     refused: dict[tuple[str, str], Group]
-    least_bytes: int | None
+    least_bytes: float | None
     considered: int
 
 
@@ -119,8 +121,8 @@ def rank_totals(inputs: Inputs, split: Split, blocks: tuple[int, ...], encoders:
 
 
 def decoding_rank(split: Split) -> int:
-    """The rank that decodes: PipeFusion's last one has the latents, else rank 0."""
-    return split.ranks - 1 if split.pipefusion > 1 else 0
+    """The rank that decodes: the last one of a gang, whatever its layout."""
+    return split.ranks - 1
 
 
 def encode_seconds(inputs: Inputs, encoders: Encoders) -> float | None:
@@ -169,7 +171,7 @@ def search(inputs: Inputs) -> Found:
     """All candidates, ranked. Pure; a few microseconds each."""
     best: dict[str, Candidate] = {}
     refused: dict[tuple[str, str], Group] = {}
-    least: int | None = None
+    least: float | None = None
     considered = 0
     top: Candidate | None = None
 
@@ -190,25 +192,18 @@ def search(inputs: Inputs) -> Found:
             if (broken := refusal(split, inputs.request)) is not None:
                 refuse(broken.family, broken.reason, broken.message)
                 continue
+            needed, roomless = inf, inf
+            fitted = False
             for blocks in _balances(inputs.model, split):
-                plain = rank_totals(inputs, split, blocks, "cpu")
-                fits_without = max(plain) <= usable
-                for encoders in _encoder_places(inputs, fits_without):
-                    totals = rank_totals(inputs, split, blocks, encoders) if encoders == "device" else plain
-                    worst = max(totals)
-                    least = worst if least is None else min(least, worst)
-                    if worst > usable:
-                        message = f"{split} needs {worst / GIB:.1f} GiB on a card, {usable / GIB:.1f} usable"
-                        refuse(split.family, "InsufficientGPUMemory", message, worst)
+                for encoders in ENCODER_PLACES[inputs.cuda]:
+                    totals = rank_totals(inputs, split, blocks, encoders)
+                    needed = min(needed, max(totals))
+                    if max(totals) > usable:
                         continue
-                    time = seconds(
-                        inputs.model, split, inputs.work, inputs.cost,
-                        unevenness=max(blocks) / -(-inputs.model.blocks // split.pipefusion), encode=encode_seconds(inputs, encoders),
-                    )  # fmt: skip
-                    placed = False
+                    time = _time(inputs, split, blocks, encoders)
                     for replicas in _replica_counts(inputs, size, fit):
                         for placement, form, rooms in _placements(inputs, split, totals, replicas):
-                            placed = True
+                            fitted = True
                             candidate = _candidate(
                                 inputs, split, blocks, encoders, replicas, placement, form, rooms, time
                             )
@@ -216,13 +211,14 @@ def search(inputs: Inputs) -> Found:
                                 best[split.family] = candidate
                             if top is None or candidate.order < top.order:
                                 top = candidate
-                    if not placed:
-                        refuse(
-                            split.family,
-                            "NoRoomForFallback",
-                            f"{split} leaves no room for {_needed_fallback(inputs)}",
-                            time.total,
-                        )
+                    roomless = min(roomless, time.total)
+            least = needed if least is None else min(least, needed)
+            if needed > usable:
+                message = f"{split} needs {needed / GIB:.1f} GiB on a card, {usable / GIB:.1f} usable"
+                refuse(split.family, "InsufficientGPUMemory", message, needed)
+            elif not fitted:
+                message = f"{split} leaves no room for {_needed_fallback(inputs)}"
+                refuse(split.family, "NoRoomForFallback", message, roomless)
     return Found(top, best, refused, least, considered)
 
 
@@ -238,11 +234,17 @@ def _balances(model: ModelFacts, split: Split) -> tuple[tuple[int, ...], ...]:
     return (even,) if even == light else (even, light)
 
 
-def _encoder_places(inputs: Inputs, fits_without: bool) -> tuple[Encoders, ...]:
-    if not inputs.cuda:
-        return ("device",)
-    # When even a card without encoders is too full, the CPU's line carries the refusal.
-    return ("device", "cpu") if fits_without else ("cpu",)
+def _time(inputs: Inputs, split: Split, blocks: tuple[int, ...], encoders: Encoders) -> Seconds:
+    return seconds(
+        inputs.model,
+        split,
+        inputs.work,
+        inputs.cost,
+        unevenness=max(blocks) / -(-inputs.model.blocks // split.pipefusion),
+        patches=patch_count(inputs.request.rows, split.pipefusion, split.sequence),
+        encode=encode_seconds(inputs, encoders),
+        stack=XDIT,
+    )
 
 
 def _candidate(

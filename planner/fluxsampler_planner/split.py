@@ -93,12 +93,25 @@ def stage_blocks(model: ModelFacts, stages: int, by: str) -> tuple[int, ...]:
     return tuple(end - start for start, end in pairwise(chosen[2]))
 
 
-@lru_cache(maxsize=1024)
-def stage_parameters(model: ModelFacts, blocks: tuple[int, ...]) -> tuple[int, ...]:
-    """Block parameters of each stage (the embedders, which every stage holds, come on top)."""
+@lru_cache(maxsize=4096)
+def stage_parameters(model: ModelFacts, blocks: tuple[int, ...], tensor: int = 1) -> tuple[int, ...]:
+    """Block parameters that a rank of each stage holds (the embedders, which every stage holds, come on top).
+
+    xfuser 0.7.0's tensor parallelism splits the feed-forwards of double blocks only: 16·h² of their 36·h².
+    """
+    double = model.double_parameters - 16 * model.hidden**2 * (tensor - 1) // tensor
     sizes, first = [], 0
     for count in blocks:
         doubles = max(0, min(model.double_blocks, first + count) - first)
-        sizes.append(doubles * model.double_parameters + (count - doubles) * model.single_parameters)
+        sizes.append(doubles * double + (count - doubles) * model.single_parameters)
         first += count
     return tuple(sizes)
+
+
+def patch_count(rows: int, stages: int, sequence: int) -> int:
+    """PipeFusion patches of a picture of ``rows`` token rows: as many as stages, or fewer where they would be too thin.
+
+    xfuser's rule (``DiTRuntimeState._calc_patches_metadata``): whole rows, a multiple of the sequence ranks.
+    """
+    each = -(-rows // stages)
+    return -(-rows // (-(-each // sequence) * sequence))

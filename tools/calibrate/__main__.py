@@ -58,7 +58,7 @@ def document(calibration: Calibration, rows: list[Row], results: dict[str, Score
         cards[card] = entry
     stacks: dict[str, dict[str, Any]] = {}
     for (card, name), factors in calibration.stacks.items():
-        stacks.setdefault(card, {})[name] = {key: short(value) for key, value in asdict(factors).items()}
+        stacks.setdefault(card, {})[name] = {"arithmetic": short(factors.arithmetic), "launch": short(factors.launch)}
     return {
         "about": "Written by `python -m tools.calibrate`; do not edit. Times in seconds, rates in bytes/s; docs/dev/calibration.md.",
         "rows": len(rows),

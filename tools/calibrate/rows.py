@@ -31,6 +31,8 @@ DEGREES = {"ulysses": "ulysses", "ring": "ring", "pipefusion": "pipefusion", "tp
 # Keys that change nothing the model sees, and those that describe the run.
 NEUTRAL = {"single", "model", "stack", "dtype", "compile", "txt", "denoise_only", "vae_parallel", "vram_gib", "e2e", *DEGREES}
 FLUX_HEADS = 24
+# Above this many pixels the VAE does not fit on one card; the published runs split it over the ranks there.
+WHOLE_DECODE = 2048 * 2048
 
 
 class Refused(Exception):
@@ -113,7 +115,7 @@ def parse(line: int, record: Mapping[str, str | None]) -> Row:
     work = Workload(width, height, text, steps, element=2, compiled=_compiled(config))
     return Row(
         line=line, source=source, card=card, stack=config.get("stack", "unknown"), model=config.get("model", "dev"), cards=cards,
-        split=split, work=work, denoise_only=config.get("denoise_only") == "1", split_decode=config.get("vae_parallel") == "1",
+        split=split, work=work, denoise_only=config.get("denoise_only") == "1", split_decode=config.get("vae_parallel") == "1" or width * height > WHOLE_DECODE,
         measured=measured,
     )  # fmt: skip
 
