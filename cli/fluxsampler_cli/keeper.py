@@ -27,6 +27,9 @@ from fluxsampler_cli.state import InstanceState, Lock, StateFolder
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# -P: no module of the folder it is started in is imported.
+RUNNER = ("-P", "-m", "fluxsampler_cli.runner")
+
 _log = structlog.get_logger(__name__)
 
 
@@ -84,9 +87,9 @@ def _run(
     began = time.monotonic()
     with Path(job.log).open("ab") as log, os.fdopen(reader, encoding="utf-8") as events:
         # A session of its own, so that Ctrl-C reaches the keeper alone; a folder of its own, so that
-        # no module of the caller's folder is imported and relative files vanish with the instance.
+        # relative files vanish with the instance.
         runner = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-P", "-m", "fluxsampler_cli.runner", job.log_format],
+            [sys.executable, *RUNNER, job.log_format],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

@@ -18,8 +18,11 @@ _LENGTH_BYTES = 8
 _LONGEST_HEADER = 100_000_000
 
 
+COMPONENTS = ("transformer", "text_encoder", "text_encoder_2", "vae")
+
+
 def check(folder: Path) -> None:
-    """Raise :class:`InputError` when ``folder`` is not there or holds no pipeline."""
+    """Raise :class:`InputError` when ``folder`` is not there, holds no pipeline, or a cut-off weight file."""
     if not folder.is_dir():
         raise InputError(
             f"spec.model.source: there is no folder {folder}; correct the path, or download the model there"
@@ -28,6 +31,8 @@ def check(folder: Path) -> None:
         raise InputError(
             f"spec.model.source: {folder} holds no model_index.json; name the folder of a diffusers FLUX pipeline"
         )
+    for component in COMPONENTS:
+        parameters(folder / component)
 
 
 def facts(folder: Path) -> ModelFacts:

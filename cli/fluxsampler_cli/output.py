@@ -92,7 +92,7 @@ def _cards(cards: Iterable[CardMemory]) -> Table:
             column, justify="right" if column in ("card", "total", "of") else "left", overflow="fold"
         )
     for card in cards:
-        parts = ", ".join(f"{one.name} {_gib(one.gib)}" for one in card.components)
+        parts = ", ".join(f"{one.name} {_gib(one.gib)}" for one in card.components if one.gib > 0)
         table.add_row(str(card.index), card.role, parts, _gib(card.total_gib), _gib(card.usable_gib))
     return table
 

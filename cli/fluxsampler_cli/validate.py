@@ -25,4 +25,8 @@ def validate(paths: list[Path]) -> None:
         for sampler in samplers:
             output.answer(f"{path}: {sampler.name} is valid")
     if problems:
-        raise InputError(problems[0], *problems[1:])
+        for line in problems:
+            output.say(line)
+        raise InputError(
+            f"{len(problems)} problem{'s' if len(problems) > 1 else ''}; correct what the lines above name"
+        )
