@@ -113,6 +113,7 @@ def _fallback(plan: Plan, *, cuda: bool) -> FallbackArgs | None:
         min_replicas=own + fallback.warm,
         max_replicas=max(1, own + fallback.most),
         quantization=fallback.form.quantization,
+        encoders=fallback.form.encoders,
         gpus_per_replica=(SHARED_FALLBACK if shared else 1.0) if cuda else 0.0,
         memory_fraction=min(1.0, round(fallback.form.size / plan.node.gpu.memory, 3))
         if cuda and shared

@@ -63,6 +63,7 @@ class FallbackChoice:
     cards: tuple[int, ...]
     warm: int
     most: int
+    asked: bool = False
 
     @property
     def message(self) -> str:
@@ -71,10 +72,11 @@ class FallbackChoice:
             return "fallback is off"
         held = f"{self.form.quantization if self.form.quantization != 'none' else 'full-precision'} replica of {self.form.size / GIB:.1f} GiB"
         where = " with its text encoders on the CPU" if self.form.encoders == "cpu" else ""
+        cold = "as asked" if self.asked else "no layout as fast as this one has room for a warm one"
         return {
             "CoResident": f"a warm {held}{where} fits beside a rank",
             "Reserved": f"a {held}{where} has a card of its own",
-            "OnDemand": f"no card has room for a warm {held}{where} at this layout's speed; it starts on the cards of a dead gang",
+            "OnDemand": f"{cold}: a {held}{where} starts on the cards of a dead gang",
             "None": "fallback is off",
         }[self.placement]
 

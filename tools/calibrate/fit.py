@@ -120,7 +120,8 @@ def fit_card(card: str, rows: Sequence[Row]) -> tuple[CostParameters, dict[str, 
 
 def fit(rows: Sequence[Row]) -> Calibration:
     """Parameters of every card that has rows."""
-    cards, stacks = {}, {}
+    cards: dict[str, CostParameters] = {}
+    stacks: dict[tuple[str, str], Stack] = {}
     for card in sorted({row.card for row in rows}):
         cards[card], factors = fit_card(card, rows)
         stacks |= {(card, name): factor for name, factor in factors.items()}

@@ -75,7 +75,7 @@ def score(rows: Sequence[Row], predicted: Mapping[int, float]) -> Score:
 
 def _held_out(rows: Sequence[Row], part: Callable[[Row], object]) -> dict[int, float]:
     """Each row predicted by a fit that saw none of its part."""
-    predicted = {}
+    predicted: dict[int, float] = {}
     for key in dict.fromkeys((row.card, part(row)) for row in rows):
         inside = [row for row in rows if (row.card, part(row)) == key]
         cost, stacks = fit_card(key[0], [row for row in rows if (row.card, part(row)) != key])
