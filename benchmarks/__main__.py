@@ -27,7 +27,7 @@ OUT = Path("build/bench")
 
 def machine() -> dict[str, Any]:
     """What a reader must know to compare figures."""
-    import psutil  # noqa: PLC0415  (only here)
+    import psutil
 
     return {
         "processor": platform.processor() or platform.machine(),
@@ -41,7 +41,7 @@ def machine() -> dict[str, Any]:
 
 def has_cuda() -> bool:
     """Whether the `gpu` group can run."""
-    import torch  # noqa: PLC0415  (heavy)
+    import torch
 
     return torch.cuda.is_available()
 
@@ -77,7 +77,13 @@ def main() -> int:
             failed += 1
             continue
         (OUT / f"{name}.json").write_text(json.dumps(result, indent=2, default=str) + "\n", encoding="utf-8")
-        table = Table("what", "value", "goal", title=(module.__doc__ or name).strip().splitlines()[0], title_justify="left")
+        table = Table(
+            "what",
+            "value",
+            "goal",
+            title=(module.__doc__ or name).strip().splitlines()[0],
+            title_justify="left",
+        )
         for row in result["summary"]:
             table.add_row(*(str(cell) for cell in row))
         console.print(table)

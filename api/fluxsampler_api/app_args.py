@@ -112,7 +112,8 @@ class FallbackArgs(ArgsModel):
     max_replicas: int = Field(ge=1)
     quantization: Literal["none", "fp8"] = "none"
     encoders: Literal["device", "cpu"] = Field(
-        "device", description="Where the text encoders live: beside the transformer, or on the CPU of a card that is shared."
+        "device",
+        description="Where the text encoders live: beside the transformer, or on the CPU of a card that is shared.",
     )
     gpus_per_replica: float = Field(0, ge=0)
     memory_fraction: float | None = Field(
