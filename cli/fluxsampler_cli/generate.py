@@ -132,6 +132,8 @@ def _with_prompt(wish: Wish) -> Wish:
 def _form(target: Target) -> str:
     if target.file is None:
         return target.form or "png"
+    if target.file.is_dir():
+        raise InputError(f"--output {target.file} is a folder; name a file in it")
     suffix = _SUFFIXES.get(target.file.suffix.lower())
     if suffix is None and target.form is None:
         raise InputError(f"--output {target.file}: end the name in .png, .jpg or .webp, or give --format")
@@ -143,8 +145,6 @@ def _form(target: Target) -> str:
 def _paths(wish: Wish, target: Target, form: str) -> list[Path]:
     """A name per picture: FILE, or FILE-1 … FILE-n; a name of our own never replaces a file."""
     if target.file is not None:
-        if target.file.is_dir():
-            raise InputError(f"--output {target.file} is a folder; name a file in it")
         return _numbered(target.file, wish.number)
     stem = re.sub(r"[^\w]+", "-", wish.prompt.lower())[:48].strip("-") or "picture"
     for attempt in range(1, 10_000):

@@ -114,8 +114,8 @@ def _run(
                 tell(state)
             code = runner.wait()
         finally:
-            # Killed rather than waited for: it may be deep in a start, and its end asks for nothing.
-            runner.kill()
+            # All at once, while their shared memory can be told; then reaped.
+            processes.end_instance(job.instance, None)
             runner.wait()
     stage = "ended by itself" if state.phase == "running" else "ended while it started"
     cause = f"signal {-code}" if code < 0 else f"status {code}"
