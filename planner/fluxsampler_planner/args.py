@@ -14,7 +14,6 @@ from fluxsampler_api.app_args import (
     ServingArgs,
     SizeLimits,
 )
-
 from fluxsampler_planner.plan import Plan, dtype_of, largest_picture
 
 if TYPE_CHECKING:

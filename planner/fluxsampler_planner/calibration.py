@@ -14,7 +14,6 @@ from typing import Any
 from fluxsampler_planner.cost import XDIT, CostParameters, Stack
 from fluxsampler_planner.gpus import GPUS, Gpu
 
-
 # PCIe without peer-to-peer copies through the host, twice over the same links. Assumed, not measured.
 HOST_BOUNCE = 0.55
 # The donors of cards without rows: the nearest relative with rows, by interconnect.
@@ -49,10 +48,18 @@ class Calibration:
             return replace(CPU, peak=gpu.bf16)
         if through_host:
             pcie = self.cards["l20"]
-            return replace(self.parameters(gpu), ring=pcie.ring, all_to_all=pcie.all_to_all, error=self.scaled_error, calibrated=False)
+            return replace(
+                self.parameters(gpu),
+                ring=pcie.ring,
+                all_to_all=pcie.all_to_all,
+                error=self.scaled_error,
+                calibrated=False,
+            )
         if gpu.key in self.cards:
             return self.cards[gpu.key]
-        return scaled(self.cards[DONORS[gpu.interconnect]], GPUS[DONORS[gpu.interconnect]], gpu, self.scaled_error)
+        return scaled(
+            self.cards[DONORS[gpu.interconnect]], GPUS[DONORS[gpu.interconnect]], gpu, self.scaled_error
+        )
 
 
 def scaled(cost: CostParameters, donor: Gpu, gpu: Gpu, error: float) -> CostParameters:
@@ -74,7 +81,11 @@ def load(text: str) -> Calibration:
     content = json.loads(text)
     return Calibration(
         cards={key: _parameters(entry) for key, entry in content["cards"].items()},
-        stacks={(card, name): Stack(**factors) for card, names in content["stacks"].items() for name, factors in names.items()},
+        stacks={
+            (card, name): Stack(**factors)
+            for card, names in content["stacks"].items()
+            for name, factors in names.items()
+        },
         scaled_error=float(content["scaled_error"]),
     )
 
@@ -89,4 +100,6 @@ def _parameters(entry: Mapping[str, Any]) -> CostParameters:
     return CostParameters(**values)
 
 
-CALIBRATION = load(resources.files("fluxsampler_planner").joinpath("data/calibration.json").read_text("utf-8"))
+CALIBRATION = load(
+    resources.files("fluxsampler_planner").joinpath("data/calibration.json").read_text("utf-8")
+)

@@ -187,7 +187,9 @@ def _launch(split: Split, cost: CostParameters, mode: int) -> float:
     return per_block
 
 
-def _links(split: Split, tokens: int, model: ModelFacts, element: int, cost: CostParameters, stack: Stack) -> float:
+def _links(
+    split: Split, tokens: int, model: ModelFacts, element: int, cost: CostParameters, stack: Stack
+) -> float:
     """Seconds per step on the links; bytes per card as DESIGN §5."""
     ulysses, ring, tensor = split.ulysses, split.ring, split.tensor
     total = 0.0
@@ -207,7 +209,9 @@ def _links(split: Split, tokens: int, model: ModelFacts, element: int, cost: Cos
     return total
 
 
-def with_links(cost: CostParameters, ring: Mapping[int, float], all_to_all: Mapping[int, float]) -> CostParameters:
+def with_links(
+    cost: CostParameters, ring: Mapping[int, float], all_to_all: Mapping[int, float]
+) -> CostParameters:
     """``cost`` with measured bandwidths (GB/s by group size) in place of the calibrated ones."""
     return replace(
         cost,

@@ -19,6 +19,7 @@ PAYLOAD_HEADROOM = 1.2
 NCCL_SHM_PER_RANK = 64 * MIB
 GLOO_SHM_PER_RANK = 4 * MIB
 SHM_HEADROOM = 0.05
+SHM = "/dev/shm"  # noqa: S108  (the kernel's name of shared memory, not a temporary file)
 # Resident host memory besides mapped weights: a CUDA rank's context and pinned buffers, a gateway, Ray's daemons.
 HEAP_PER_CUDA_RANK = int(2.5 * GIB)
 HEAP_PER_CPU_RANK = 420 * MIB
@@ -124,7 +125,7 @@ def host_memory(
         raise Infeasible(
             problem(
                 "spec.objectStore.memory",
-                f"/dev/shm has {_g(shm_size)} GiB, the plan needs {_g(shm)} ({host.proof[0]}), and Ray would quietly use the disk; "
+                f"{SHM} has {_g(shm_size)} GiB, the plan needs {_g(shm)} ({host.proof[0]}), and Ray would quietly use the disk; "
                 f"set it to {max(0, int((shm_size - transport) / (1 + SHM_HEADROOM))) // MIB}Mi or less",
             )
         )

@@ -24,6 +24,8 @@ CPU_PROCESS = 160 * MIB
 ACTIVATION_PLANES = 15
 # VAE decoding holds maps of 256 channels at full resolution and their fp32 norms: 2.5 GiB at 1024² in bf16.
 DECODE_BYTES_PER_PIXEL = 2560
+# Marks what a fallback holds on a card that it shares.
+FALLBACK_PREFIX = "fallback: "
 
 
 @dataclass(frozen=True, slots=True)

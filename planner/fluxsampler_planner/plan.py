@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from fluxsampler_planner import report
 from fluxsampler_planner.calibration import CALIBRATION
 from fluxsampler_planner.cost import CostParameters, Workload, with_links
 from fluxsampler_planner.errors import Infeasible, ManualLayoutRefused, problem
@@ -12,6 +13,7 @@ from fluxsampler_planner.fallback import FallbackChoice, Placement, forms
 from fluxsampler_planner.hardware import Hardware, Links, Node, resolve
 from fluxsampler_planner.host import Host, host_memory, payload_size
 from fluxsampler_planner.memory import (
+    FALLBACK_PREFIX,
     Form,
     Part,
     Picture,
@@ -82,15 +84,11 @@ class Plan:
 
     def status(self) -> PlanStatus:
         """The plan as ``status.plan``, in GiB and seconds."""
-        from fluxsampler_planner.report import status
-
-        return status(self)
+        return report.status(self)
 
     def explain(self) -> str:
         """Why this plan and not the others, with the arithmetic, as plain text."""
-        from fluxsampler_planner.report import explain
-
-        return explain(self)
+        return report.explain(self)
 
 
 def plan(
@@ -118,7 +116,7 @@ def plan(
         raise ManualLayoutRefused(problem(f"spec.parallelism.{broken.field}", broken.message))
     found = search(inputs)
     if found.best is None:
-        raise infeasible(spec, inputs, found)
+        raise infeasible(inputs, found)
     chosen = found.best
     fallback = _fallback(spec, inputs, chosen)
     cards = _cards(inputs, chosen, fallback)
@@ -230,14 +228,19 @@ def _fallback(spec: FluxSamplerSpec, inputs: Inputs, chosen: Candidate) -> Fallb
     if chosen.placement == "None":
         return FallbackChoice("None", None, (), 0, 0)
     return FallbackChoice(
-        chosen.placement, chosen.fallback, cards[: max(most, warm)], warm, max(1, most, warm)
+        chosen.placement,
+        chosen.fallback,
+        cards[: max(most, warm)],
+        warm,
+        max(1, most, warm),
+        asked=wanted.placement == "OnDemand",
     )
 
 
 def _cards(inputs: Inputs, chosen: Candidate, fallback: FallbackChoice) -> tuple[Card, ...]:
     """Every card, filled with what may live on it at once (a fallback on each card that may hold one)."""
     node, split, model = inputs.node, chosen.split, inputs.model
-    parts: dict[int, tuple[Part, ...]] = {card: () for card in range(node.total_cards)}
+    parts: dict[int, tuple[Part, ...]] = dict.fromkeys(range(node.total_cards), ())
     roles: dict[int, str] = {}
     for gang in range(chosen.replicas):
         first = _first_card(node, split.ranks, gang)
@@ -253,7 +256,10 @@ def _cards(inputs: Inputs, chosen: Candidate, fallback: FallbackChoice) -> tuple
         alone = single_parts(model, form, inputs.picture, encoders=fallback.form.encoders == "device")
         for card in fallback.cards:
             if fallback.placement == "Reserved" or inputs.cuda:
-                parts[card] = (*parts[card], *(Part(f"fallback: {part.name}", part.size) for part in alone))
+                parts[card] = (
+                    *parts[card],
+                    *(Part(f"{FALLBACK_PREFIX}{part.name}", part.size) for part in alone),
+                )
                 roles[card] = f"{roles[card]}, fallback" if card in roles else "fallback"
         if fallback.placement == "CoResident" and not inputs.cuda:
             parts[node.total_cards] = alone

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fluxsampler_api.plan import Rejection
-
 from fluxsampler_planner.search import Candidate, Found, Inputs
 
 MOST_LINES = 12

@@ -14,11 +14,12 @@ from fluxsampler_api.plan import (
     PlannedMemory,
     PlanStatus,
 )
-
 from fluxsampler_planner.fallback import CORESIDENT_LOSS
 from fluxsampler_planner.gpus import GIB
+from fluxsampler_planner.memory import FALLBACK_PREFIX
 
 if TYPE_CHECKING:
+    from fluxsampler_planner.memory import Part
     from fluxsampler_planner.plan import Card, Plan
 
 
@@ -82,11 +83,13 @@ def explain(made: Plan) -> str:
         made.chosen.seconds,
     )
     cards = "rank processes" if node.device == "cpu" else f"× {node.gpu.title}"
+    each = f"{split.ranks} {'ranks' if node.device == 'cpu' else 'cards'} a replica"
+    objective = "throughput" if made.inputs.throughput else "latency"
     lines = [
         f"{made.model.name} on {node.nodes} node(s) of {node.cards} {cards}, {work.width}×{work.height}, {work.steps} steps, "
-        f"{work.text_tokens} text tokens; objective: {'throughput' if made.inputs.throughput else 'latency'}",
+        f"{work.text_tokens} text tokens; objective: {objective}",
         "",
-        f"Layout     {chosen.replicas} × {split} ({split.ranks} {'ranks' if node.device == 'cpu' else 'cards'} a replica), text encoders on the {_encoders(made)}",
+        f"Layout     {chosen.replicas} × {split} ({each}), text encoders on the {_encoders(made)}",
     ]
     if split.pipefusion > 1:
         lines.append(
@@ -106,11 +109,13 @@ def explain(made: Plan) -> str:
         "",
         "Memory of the cards, GiB",
     ]
-    for indices, card in _alike(made):
-        parts = ", ".join(f"{part.name} {part.size / GIB:.2f}" for part in card.parts) or "nothing"
+    for name, group in _alike(made):
+        own = [part for part in group[0].parts if not part.name.startswith(FALLBACK_PREFIX)]
+        beside = [part for part in group[0].parts if part.name.startswith(FALLBACK_PREFIX)]
         lines.append(
-            f"  {indices:<9} {card.used / GIB:5.1f} of {card.usable / GIB:.1f}  {card.role}: {parts}"
+            f"  {name:<11}{group[0].used / GIB:5.1f} of {group[0].usable / GIB:.1f}  {_roles(group)}"
         )
+        lines += [f"{'':13}{_list(parts)}" for parts in (own, beside) if parts]
     lines += ["", "Memory of a node, GiB", *(f"  {line}" for line in made.host.proof), "", "Not taken"]
     lines += [f"  {line.family} ({line.reason}): {line.message}" for line in made.rejected]
     if made.fallback.placement == "CoResident":
@@ -121,8 +126,29 @@ def explain(made: Plan) -> str:
     return "\n".join(lines)
 
 
-def _alike(made: Plan) -> list[tuple[str, Card]]:
+def _list(parts: list[Part]) -> str:
+    # Without what would print as 0.00 for a tiny model.
+    return (
+        ", ".join(f"{part.name} {part.size / GIB:.2f}" for part in parts if part.size >= GIB // 200)
+        or "nothing of note"
+    )
+
+
+def _alike(made: Plan) -> list[tuple[str, list[Card]]]:
+    """Neighbouring cards that hold the same, under one name."""
+    noun = "card" if made.node.device == "cuda" else "process"
+    groups: list[list[Card]] = []
+    for card in made.cards:
+        if groups and groups[-1][-1].parts == card.parts:
+            groups[-1].append(card)
+        else:
+            groups.append([card])
     return [
-        (f"card {card.index}" if made.node.device == "cuda" else f"rank {card.index}", card)
-        for card in made.cards
+        (f"{noun} {group[0].index}" + (f"-{group[-1].index}" if len(group) > 1 else ""), group)
+        for group in groups
     ]
+
+
+def _roles(group: list[Card]) -> str:
+    first, last = group[0].role, group[-1].role
+    return first if first == last else f"{first} to {last}"

@@ -124,7 +124,7 @@ def _stages(split: Split, request: Request) -> Refusal | None:
         return None
     return Refusal(
         "StageWithoutBlock", "pipefusion", f"pipefusion {split.pipefusion}",
-        f"{split.pipefusion} stages, the model has {request.model.blocks} blocks, and a stage without one crashes; use at most {request.model.blocks}",
+        f"a stage without a block crashes, and the model has {request.model.blocks}; use at most {request.model.blocks}",
     )  # fmt: skip
 
 

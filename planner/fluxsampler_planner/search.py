@@ -169,57 +169,73 @@ def _placements(
 
 def search(inputs: Inputs) -> Found:
     """All candidates, ranked. Pure; a few microseconds each."""
-    best: dict[str, Candidate] = {}
-    refused: dict[tuple[str, str], Group] = {}
-    least: float | None = None
-    considered = 0
-    top: Candidate | None = None
-
-    def refuse(family: str, reason: str, message: str, weight: float = 0.0, count: int = 1) -> None:
-        if (group := refused.get((family, reason))) is None:
-            refused[family, reason] = Group(message, count, weight)
-            return
-        group.count += count
-        if weight < group.weight:
-            group.message, group.weight = message, weight
-
-    usable = inputs.node.gpu.usable
+    state = _Search(inputs)
     for size, fit in _gang_sizes(inputs):
-        for split in [inputs.manual] if inputs.manual is not None else splits(size):
-            if split.ranks != size:
-                continue
-            considered += 1
-            if (broken := refusal(split, inputs.request)) is not None:
-                refuse(broken.family, broken.reason, broken.message)
-                continue
-            needed, roomless = inf, inf
-            fitted = False
-            for blocks in _balances(inputs.model, split):
-                for encoders in ENCODER_PLACES[inputs.cuda]:
-                    totals = rank_totals(inputs, split, blocks, encoders)
-                    needed = min(needed, max(totals))
-                    if max(totals) > usable:
-                        continue
-                    time = _time(inputs, split, blocks, encoders)
-                    for replicas in _replica_counts(inputs, size, fit):
-                        for placement, form, rooms in _placements(inputs, split, totals, replicas):
-                            fitted = True
-                            candidate = _candidate(
+        for split in (inputs.manual,) if inputs.manual is not None else splits(size):
+            if split.ranks == size:
+                state.consider(split, fit)
+    return Found(state.top, state.best, state.refused, state.least, state.considered)
+
+
+class _Search:
+    """What a search has seen so far."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
+        self.top: Candidate | None = None
+        self.best: dict[str, Candidate] = {}
+        self.refused: dict[tuple[str, str], Group] = {}
+        self.least: float | None = None
+        self.considered = 0
+
+    def consider(self, split: Split, fit: int) -> None:
+        """Take or refuse ``split``, of which at most ``fit`` gangs find cards."""
+        inputs, usable = self.inputs, self.inputs.node.gpu.usable
+        self.considered += 1
+        if (broken := refusal(split, inputs.request)) is not None:
+            self._refuse(broken.family, broken.reason, broken.message, 0.0)
+            return
+        needed, roomless, fitted = inf, inf, False
+        for blocks in _balances(inputs.model, split):
+            for encoders in ENCODER_PLACES[inputs.cuda]:
+                totals = rank_totals(inputs, split, blocks, encoders)
+                needed = min(needed, max(totals))
+                if max(totals) > usable:
+                    continue
+                time = _time(inputs, split, blocks, encoders)
+                roomless = min(roomless, time.total)
+                for replicas in _replica_counts(inputs, split.ranks, fit):
+                    for placement, form, rooms in _placements(inputs, split, totals, replicas):
+                        fitted = True
+                        self._offer(
+                            _candidate(
                                 inputs, split, blocks, encoders, replicas, placement, form, rooms, time
                             )
-                            if (kept := best.get(split.family)) is None or candidate.order < kept.order:
-                                best[split.family] = candidate
-                            if top is None or candidate.order < top.order:
-                                top = candidate
-                    roomless = min(roomless, time.total)
-            least = needed if least is None else min(least, needed)
-            if needed > usable:
-                message = f"{split} needs {needed / GIB:.1f} GiB on a card, {usable / GIB:.1f} usable"
-                refuse(split.family, "InsufficientGPUMemory", message, needed)
-            elif not fitted:
-                message = f"{split} leaves no room for {_needed_fallback(inputs)}"
-                refuse(split.family, "NoRoomForFallback", message, roomless)
-    return Found(top, best, refused, least, considered)
+                        )
+        self.least = needed if self.least is None else min(self.least, needed)
+        if needed > usable:
+            message = (
+                f"the leanest, {split}, needs {needed / GIB:.1f} GiB on a card, {usable / GIB:.1f} usable"
+            )
+            self._refuse(split.family, "InsufficientGPUMemory", message, needed)
+        elif not fitted:
+            message = f"{split} leaves no room for {_needed_fallback(inputs)}"
+            self._refuse(split.family, "NoRoomForFallback", message, roomless)
+
+    def _offer(self, candidate: Candidate) -> None:
+        family = candidate.split.family
+        if (kept := self.best.get(family)) is None or candidate.order < kept.order:
+            self.best[family] = candidate
+        if self.top is None or candidate.order < self.top.order:
+            self.top = candidate
+
+    def _refuse(self, family: str, reason: str, message: str, weight: float) -> None:
+        if (group := self.refused.get((family, reason))) is None:
+            self.refused[family, reason] = Group(message, 1, weight)
+            return
+        group.count += 1
+        if weight < group.weight:
+            group.message, group.weight = message, weight
 
 
 def _needed_fallback(inputs: Inputs) -> str:

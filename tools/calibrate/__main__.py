@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from fluxsampler_planner.calibration import Calibration
-
 from tools.calibrate import fit as fitting
 from tools.calibrate.rows import Row, read_rows
 from tools.calibrate.score import Score, by_split, folds, leave_group_out, predictions, score, split_key
@@ -36,7 +35,11 @@ def calibrate(rows: list[Row]) -> tuple[Calibration, dict[str, Score]]:
     """Parameters fitted on all ``rows``, each card with its error when its groups are held out."""
     final = fitting.fit(rows)
     without = leave_group_out(rows)
-    errors = {card: score(mine, without).error for card in final.cards if (mine := [row for row in rows if row.card == card])}
+    errors = {
+        card: score(mine, without).error
+        for card in final.cards
+        if (mine := [row for row in rows if row.card == card])
+    }
     final = fitting.with_errors(final, errors, fitting.scaled_error(final, rows))
     return final, figures(rows, final)
 
@@ -58,11 +61,16 @@ def document(calibration: Calibration, rows: list[Row], results: dict[str, Score
         cards[card] = entry
     stacks: dict[str, dict[str, Any]] = {}
     for (card, name), factors in calibration.stacks.items():
-        stacks.setdefault(card, {})[name] = {"arithmetic": short(factors.arithmetic), "launch": short(factors.launch)}
+        stacks.setdefault(card, {})[name] = {
+            "arithmetic": short(factors.arithmetic),
+            "launch": short(factors.launch),
+        }
     return {
         "about": "Written by `python -m tools.calibrate`; do not edit. Times in seconds, rates in bytes/s; docs/dev/calibration.md.",
         "rows": len(rows),
-        "figures": {name: {key: short(value) for key, value in asdict(each).items()} for name, each in results.items()},
+        "figures": {
+            name: {key: short(value) for key, value in asdict(each).items()} for name, each in results.items()
+        },
         "scaled_error": short(calibration.scaled_error),
         "cards": cards,
         "stacks": stacks,
@@ -77,7 +85,9 @@ def main() -> None:
     options = parser.parse_args()
     rows, refused = read_rows(options.rows)
     calibration, results = calibrate(rows)
-    options.output.write_text(json.dumps(document(calibration, rows, results), indent=1) + "\n", encoding="utf-8")
+    options.output.write_text(
+        json.dumps(document(calibration, rows, results), indent=1) + "\n", encoding="utf-8"
+    )
     print(f"{len(rows)} rows used, {len(refused)} refused; wrote {options.output}")
     for name, each in results.items():
         print(
@@ -86,7 +96,9 @@ def main() -> None:
         )
     for card, cost in calibration.cards.items():
         print(f"  {card:9} held-out error {100 * cost.error:.1f} %")
-    print(f"  cards without rows: {100 * calibration.scaled_error:.0f} % (each card predicted from its relative)")
+    print(
+        f"  cards without rows: {100 * calibration.scaled_error:.0f} % (each card predicted from its relative)"
+    )
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from math import exp, log, sqrt
 
 import numpy as np
+from scipy.optimize import least_squares
+
 from fluxsampler_planner.calibration import Calibration, scaled
 from fluxsampler_planner.cost import XDIT, CostParameters, Stack, seconds
 from fluxsampler_planner.gpus import GPUS
 from fluxsampler_planner.models import FLUX_DEV, FLUX_SCHNELL
-from scipy.optimize import least_squares
-
 from tools.calibrate.rows import Row
 
 MODELS = {"dev": FLUX_DEV, "schnell": FLUX_SCHNELL}
@@ -89,7 +89,9 @@ def build(card: str, values: Mapping[str, float]) -> tuple[CostParameters, dict[
         all_to_all=table("all_to_all"), encode=values["encode"], decode=values["decode"], error=0.0, calibrated=True,
     )  # fmt: skip
     names = {name.partition(":")[2] for name in values if ":" in name}
-    return cost, {name: Stack(values[f"arithmetic:{name}"], values[f"launch:{name}"]) for name in sorted(names)}
+    return cost, {
+        name: Stack(values[f"arithmetic:{name}"], values[f"launch:{name}"]) for name in sorted(names)
+    }
 
 
 def predict(row: Row, cost: CostParameters, stack: Stack = XDIT) -> float:
@@ -113,7 +115,9 @@ def fit_card(card: str, rows: Sequence[Row]) -> tuple[CostParameters, dict[str, 
         cost, stacks = build(card, values(x))
         errors = [log(predict(row, cost, stacks.get(row.stack, XDIT)) / row.measured) / NOISE for row in mine]
         # Twice the pseudo-Huber loss, as the square that least_squares wants.
-        return np.array([*((1 if error > 0 else -1) * sqrt(2 * (sqrt(1 + error * error) - 1)) for error in errors), *x])
+        return np.array(
+            [*((1 if error > 0 else -1) * sqrt(2 * (sqrt(1 + error * error) - 1)) for error in errors), *x]
+        )
 
     return build(card, values(least_squares(residuals, np.zeros(len(names))).x))
 
@@ -139,7 +143,9 @@ def scaled_error(calibration: Calibration, rows: Sequence[Row]) -> float:
         if donor in calibration.cards:
             cost = scaled(calibration.cards[donor], GPUS[donor], GPUS[card], 0.0)
             errors += [
-                abs(predict(row, cost, XDIT if row.stack == "xdit" else Stack()) / row.measured - 1) for row in rows if row.card == card
+                abs(predict(row, cost, XDIT if row.stack == "xdit" else Stack()) / row.measured - 1)
+                for row in rows
+                if row.card == card
             ]
     return float(np.mean(errors)) if errors else 1.0
 

@@ -27,9 +27,27 @@ CARDS = (
     ("a100", r"a100|a800"),
     ("h100", r"h100|h800"),
 )
-DEGREES = {"ulysses": "ulysses", "ring": "ring", "pipefusion": "pipefusion", "tp": "tensor", "tensor": "tensor"}
+DEGREES = {
+    "ulysses": "ulysses",
+    "ring": "ring",
+    "pipefusion": "pipefusion",
+    "tp": "tensor",
+    "tensor": "tensor",
+}
 # Keys that change nothing the model sees, and those that describe the run.
-NEUTRAL = {"single", "model", "stack", "dtype", "compile", "txt", "denoise_only", "vae_parallel", "vram_gib", "e2e", *DEGREES}
+NEUTRAL = {
+    "single",
+    "model",
+    "stack",
+    "dtype",
+    "compile",
+    "txt",
+    "denoise_only",
+    "vae_parallel",
+    "vram_gib",
+    "e2e",
+    *DEGREES,
+}
 FLUX_HEADS = 24
 # Above this many pixels the VAE does not fit on one card; the published runs split it over the ranks there.
 WHOLE_DECODE = 2048 * 2048
@@ -63,7 +81,11 @@ class Row:
     @property
     def label(self) -> str:
         """A short name for tables."""
-        size = f"{self.work.width}" if self.work.width == self.work.height else f"{self.work.width}x{self.work.height}"
+        size = (
+            f"{self.work.width}"
+            if self.work.width == self.work.height
+            else f"{self.work.width}x{self.work.height}"
+        )
         mode = "compiled" if self.work.compiled else "eager"
         return f"{self.card} {self.stack} {self.model} {size} {self.work.steps} steps {self.split} {mode}"
 
@@ -95,7 +117,11 @@ def parse_rows(records: Iterable[Mapping[str, str | None]]) -> tuple[list[Row], 
         try:
             used.append(parse(line, record))
         except Refused as reason:
-            refused.append(RefusedRow(line, str(record.get("source") or ""), str(record.get("config") or ""), str(reason)))
+            refused.append(
+                RefusedRow(
+                    line, str(record.get("source") or ""), str(record.get("config") or ""), str(reason)
+                )
+            )
     return used, refused
 
 
@@ -114,10 +140,18 @@ def parse(line: int, record: Mapping[str, str | None]) -> Row:
     text = _whole(config.get("txt", "256" if config.get("stack") == "xdit" else "512"), "txt")
     work = Workload(width, height, text, steps, element=2, compiled=_compiled(config))
     return Row(
-        line=line, source=source, card=card, stack=config.get("stack", "unknown"), model=config.get("model", "dev"), cards=cards,
-        split=split, work=work, denoise_only=config.get("denoise_only") == "1", split_decode=config.get("vae_parallel") == "1" or width * height > WHOLE_DECODE,
+        line=line,
+        source=source,
+        card=card,
+        stack=config.get("stack", "unknown"),
+        model=config.get("model", "dev"),
+        cards=cards,
+        split=split,
+        work=work,
+        denoise_only=config.get("denoise_only") == "1",
+        split_decode=config.get("vae_parallel") == "1" or width * height > WHOLE_DECODE,
         measured=measured,
-    )  # fmt: skip
+    )
 
 
 def settings(config: str) -> dict[str, str]:
@@ -130,6 +164,8 @@ def card_key(name: str) -> str:
     """The catalogue's key of a card as the data writes it."""
     for key, pattern in CARDS:
         if re.search(pattern, name.lower()):
+            if key in ("a100", "h100") and "pcie" in name.lower():
+                raise Refused(f"card {name!r}: the PCIe version of a card that was calibrated with NVLink")
             return key
     raise Refused(f"card {name!r} is not in the catalogue")
 
@@ -138,13 +174,20 @@ def _conditions(source: str, config: Mapping[str, str], resolution: str) -> None
     """Runs of another kind than FluxSampler's."""
     if "earlier" in source:
         raise Refused("superseded by a later measurement of the same source")
-    if "Flux-A100" in source and "#label" in source and resolution.strip() == "2048" and config.get("model", "dev") == "dev":
+    if (
+        "Flux-A100" in source
+        and "#label" in source
+        and resolution.strip() == "2048"
+        and config.get("model", "dev") == "dev"
+    ):
         raise Refused("the printed labels contradict the chart's own axis")
     if config.get("model", "dev") not in ("dev", "schnell"):
         raise Refused(f"model {config['model']} is not FLUX.1-dev or -schnell")
     dtype = config.get("dtype", "bf16")
     if dtype not in ("bf16", "bfloat16", "fp16"):
-        raise Refused(f"dtype {dtype}: computes in another precision than FluxSampler does (its fp8 is storage)")
+        raise Refused(
+            f"dtype {dtype}: computes in another precision than FluxSampler does (its fp8 is storage)"
+        )
     if "cache" in config and config["cache"] not in ("none", "0"):
         raise Refused(f"cache={config['cache']} skips steps")
     if int(config["nodes"]) > 1 if config.get("nodes", "").isdigit() else "nodes" in config:
@@ -155,7 +198,10 @@ def _conditions(source: str, config: Mapping[str, str], resolution: str) -> None
         raise Refused(f"rotate={config['rotate']}: xfuser's ring sends to its neighbour")
     for key in ("comm", "async", "hybrid", "sp", "cp"):
         if key in config and config[key] not in ("0", "none", "bf16"):
-            raise Refused(f"{key}={config[key]}: " + ("another way to communicate" if key in ("comm", "async") else "does not say which layout"))
+            raise Refused(
+                f"{key}={config[key]}: "
+                + ("another way to communicate" if key in ("comm", "async") else "does not say which layout")
+            )
     known = {*NEUTRAL, "cache", "nodes", "offload", "rotate", "comm", "async", "hybrid", "sp", "cp"}
     if unknown := sorted(set(config) - known):
         raise Refused(f"unknown condition {', '.join(unknown)}")

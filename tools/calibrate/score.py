@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from random import Random
 
 from fluxsampler_planner.calibration import Calibration
-
 from tools.calibrate.fit import fit, fit_card, predict
 from tools.calibrate.rows import Row
 
