@@ -84,7 +84,10 @@ class FluxSamplerSpec(RuledModel):
         _heads_rule("hf://black-forest-labs/FLUX.1-", FLUX_HEADS, "1, 2, 3, 4, 6 or 8"),
         _heads_rule("builtin://", TINY_HEADS, "1, 2, 4 or 8"),
         Rule(
-            cel="type(self.hardware.gpusPerNode) != int || !has(self.parallelism.gpusPerReplica) || self.parallelism.gpusPerReplica <= self.hardware.gpusPerNode",
+            cel=(
+                "type(self.hardware.gpusPerNode) != int || !has(self.parallelism.gpusPerReplica) || "
+                "self.parallelism.gpusPerReplica <= self.hardware.gpusPerNode"
+            ),
             holds=lambda s: (
                 s.hardware.gpus_per_node == "Auto"
                 or (s.parallelism.gpus_per_replica or 1) <= s.hardware.gpus_per_node
