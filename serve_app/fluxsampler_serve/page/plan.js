@@ -11,6 +11,7 @@ const GROUPS = [
 const group = (name) => GROUPS.find(([names]) => names.test(name));
 const SMALL = 0.1; // Below this share of a card, what is used is drawn again, magnified.
 
+const room = (gib) => (gib < 0.01 ? 0 : gib); // What remains of the plan's rounding is no room.
 const sum = (components) => components.reduce((total, { gib }) => total + gib, 0);
 
 /** Draws `plan` (status.plan of a FluxSampler); `unit` is what a card is called here: Card or Process. */
@@ -20,7 +21,8 @@ export function draw(plan, unit) {
   const parts = [
     summary(layout, fallback, estimate, unit),
     make("h3", {}, `What sits on each ${unit.toLowerCase()}`),
-    legend(GROUPS.filter((one) => names.some((name) => group(name) === one))),
+    legend(GROUPS.filter((one) => cards.some(({ components }) =>
+      components.some(({ name, gib }) => gib > 0 && group(name) === one)))),
     make("ul", { className: "cards" }, ...cards.map((card) => cardFigure(card, unit))),
     fold("The same as a table", cardTable(cards, names, unit)),
     make("h3", {}, "Memory of the machine"),
@@ -101,8 +103,8 @@ function hostFigure(host) {
   ];
   const used = parts.reduce((total, [, gib]) => total + gib, 0);
   const whole = Math.max(host.nodeGib, host.limitGib, used);
-  const shown = [...parts, ["free up to the limit", Math.max(0, host.limitGib - used), "free"],
-    ["outside FluxSampler’s limit", Math.max(0, whole - Math.max(host.limitGib, used)), "reserved"]];
+  const shown = [...parts, ["free up to the limit", room(host.limitGib - used), "free"],
+    ["outside FluxSampler’s limit", room(whole - Math.max(host.limitGib, used)), "reserved"]];
   const words = parts.map(([name, gib]) => `${name} ${memory(gib)}`).join(", ");
   return make("div", { className: "card" },
     make("p", { className: "card-head" },
