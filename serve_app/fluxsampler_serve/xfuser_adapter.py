@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from fluxsampler_api.app_args import Layout
 
 VERSIONS = {"xfuser": "0.7.0", "yunchang": "0.6.4"}
+ROW = 16  # pixels that one row of tokens covers
 TRITON_MODULE = "xfuser.core.sparge_attention.block_mask"
 
 
@@ -195,7 +196,9 @@ def join(
     shim.transformer = types.SimpleNamespace(config=facts.config)
     shim.vae_scale_factor = facts.vae_scale_factor
     initialize_runtime_state(shim, config)
-    prepare_request(1024, 1024, steps=1, text_tokens=512, pipelined=layout.pipefusion > 1)
+    # Some size that the layout can split; a pipeline is told the real one before each request.
+    rows = layout.pipefusion * layout.sequence
+    prepare_request(ROW, ROW * rows, steps=1, text_tokens=512, pipelined=layout.pipefusion > 1)
 
 
 def prepare_request(width: int, height: int, *, steps: int, text_tokens: int, pipelined: bool) -> None:

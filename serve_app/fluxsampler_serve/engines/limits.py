@@ -44,7 +44,9 @@ def refuses_request(request: SampleRequest, max_text_tokens: int) -> str | None:
     return None
 
 
-def refuses_layout(layout: Layout, facts: ModelFacts, warmup_steps: int) -> str | None:
+def refuses_layout(
+    layout: Layout, facts: ModelFacts, warmup_steps: int = 1, quantization: str = "none"
+) -> str | None:
     """Why xfuser cannot, or must not, split this model by ``layout``, or None."""
     if layout.ranks < 2:
         return "a gang has at least 2 ranks: use the single-device engine"
@@ -52,6 +54,8 @@ def refuses_layout(layout: Layout, facts: ModelFacts, warmup_steps: int) -> str 
         return f"tensor {layout.tensor} with sequence {layout.sequence} draws wrong pictures without an error in xfuser"
     if facts.heads % layout.ulysses:
         return f"ulysses {layout.ulysses} does not divide {facts.heads} attention heads"
+    if layout.tensor > 1 and quantization != "none":
+        return f"tensor {layout.tensor} would split {quantization} weights and not their scales"
     channels = FEED_FORWARD * facts.heads * facts.head_dim
     if channels % layout.tensor:
         return f"tensor {layout.tensor} does not divide the feed-forward's {channels} channels"
@@ -83,8 +87,15 @@ def refuses_split(request: SampleRequest, layout: Layout) -> str | None:
     if request.true_cfg_scale > 1:
         return "pipefusion draws without true_cfg_scale: its patches are in flight across steps"
     if rows % sequence:
-        return f"{rows} token rows cannot be split over {sequence} ranks: height must be a multiple of {16 * sequence}"
-    if len(patch_rows(rows, layout.pipefusion, sequence)) < 2:
+        return f"{rows} token rows cannot be split over {sequence} ranks: height must be a multiple of {TOKEN_SIDE * sequence}"
+    patches = patch_rows(rows, layout.pipefusion, sequence)
+    if sequence > 1 and patches[-1] != patches[0]:
+        # xfuser 0.7.0 then gives its sequence ranks different numbers of tokens, which aborts the process.
+        return (
+            f"{rows} token rows give {layout.pipefusion} stages of {sequence} ranks uneven patches: "
+            f"height must be a multiple of {TOKEN_SIDE * layout.pipefusion * sequence}"
+        )
+    if len(patches) < 2:
         return (
             f"{rows} token rows cannot be cut into patches for {layout.pipefusion} stages of {sequence} ranks"
         )

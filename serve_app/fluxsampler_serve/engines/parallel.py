@@ -99,7 +99,9 @@ class ParallelEngine:
 
             self._prepared = prepare(self.model)
         check_model(self._prepared.facts)
-        reason = refuses_layout(self.layout, self._prepared.facts, self._warmup_steps)
+        reason = refuses_layout(
+            self.layout, self._prepared.facts, self._warmup_steps, self._prepared.quantization
+        )
         if reason is not None:
             raise EngineStartFailed(f"layout {self.layout}: {reason}")
         prepared = time.perf_counter()

@@ -54,7 +54,8 @@ def main(commands: Connection, fds: list[int]) -> int:
         rank = Rank(start, board, rendezvous_fd=fds[1], arena=Arena(fds[2]), pipe=commands)
         commands.send(Ready(rank.seconds))
         while True:
-            board.report(start.rank, 0, 0, Phase.IDLE)
+            last = board.state(start.rank)  # kept, so that the board tells where the last request ended
+            board.report(start.rank, last.serial, last.step, Phase.IDLE)
             commands.send(rank.obey(commands.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return 0  # the replica closed the gang
@@ -151,13 +152,14 @@ class Rank:
         try:
             self._boundary(serial, 0, request.steps)
             positive, negative = self._conditioning(request)
-            xfuser_adapter.prepare_request(
-                request.width,
-                request.height,
-                steps=request.steps,
-                text_tokens=request.max_text_tokens,
-                pipelined=self._layout.pipefusion > 1,
-            )
+            if self._staged:
+                xfuser_adapter.prepare_request(
+                    request.width,
+                    request.height,
+                    steps=request.steps,
+                    text_tokens=request.max_text_tokens,
+                    pipelined=self._layout.pipefusion > 1,
+                )
             noise = first_noise(request, self._dtype, self._device)
             previewer = None if self._decoder is None else Previewer(self._decoder, request, noise)
 
