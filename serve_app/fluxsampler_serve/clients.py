@@ -7,11 +7,12 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import grpc
 import structlog
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from fluxsampler_serve.drawing import Drawn, Failure, SamplerStatus
+from fluxsampler_serve.drawing import ON_DEMAND, Drawn, Failure, SamplerStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -29,6 +30,13 @@ READY_SECONDS = 2.0
 
 UNREADY_SECONDS = 0.25
 """The same for one that was not."""
+
+
+LOST = (RayError, RayServeException, grpc.RpcError, RuntimeError)
+"""What a handle raises when the replica died or cannot be reached; our own failures are values.
+
+RuntimeError is what Serve makes of a gRPC status that it does not know.
+"""
 
 
 class HandleClient:
@@ -50,7 +58,7 @@ class HandleClient:
         self._silence = silence_seconds
         self._asked_at: float | None = None
         self._status = (
-            SamplerStatus(False, "OnDemand", "started when it is needed")
+            SamplerStatus(False, ON_DEMAND, "started when it is needed")
             if on_demand
             else SamplerStatus(False, "Loading", "the engine is being loaded")
         )
@@ -72,7 +80,7 @@ class HandleClient:
             self._asked_at = loop.time()
             try:
                 self._status = await self._ask.remote()
-            except (RayError, RayServeException) as error:
+            except LOST as error:
                 self._status = SamplerStatus(False, "Gone", _first_line(error))
             self._asked_at = None
             await asyncio.sleep(READY_SECONDS if self._status.ready else UNREADY_SECONDS)
@@ -82,7 +90,7 @@ class HandleClient:
         response = self._draw.remote(request)
         try:
             outcome: Outcome = await response
-        except (RayError, RayServeException) as error:
+        except LOST as error:
             return self._lost(request, error)
         except asyncio.CancelledError:
             response.cancel()
@@ -97,7 +105,7 @@ class HandleClient:
             async for event in response:
                 over = isinstance(event, Drawn | Failure)
                 yield event
-        except (RayError, RayServeException) as error:
+        except LOST as error:
             over = True
             yield self._lost(request, error)
         finally:

@@ -79,6 +79,10 @@ Outcome = Drawn | Failure
 DrawEvent = Step | Drawn | Failure
 
 
+ON_DEMAND = "OnDemand"
+"""The reason of a sampler that is not loaded, and would be for a request."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplerStatus:
     """What a sampler says of itself; ``reason`` is one CamelCase word."""

@@ -38,7 +38,7 @@ class EngineHost:
 
     def __init__(self, engine: Engine, facts: Mapping[str, str]) -> None:
         self._engine = engine
-        self._facts = dict(facts) | {"engine": engine.name}
+        self._facts = {**facts, "engine": engine.name}
         self._drawing = ThreadPoolExecutor(1, f"draw-{engine.name}")
         self._encoding = ThreadPoolExecutor(1, f"encode-{engine.name}")
         self._load_seconds: float | None = None
@@ -53,8 +53,11 @@ class EngineHost:
                 self._engine.warm_up(sizes, steps)
             return time.perf_counter() - start
 
-        self._load_seconds = await asyncio.get_running_loop().run_in_executor(self._drawing, load)
-        log.info("engine_loaded", engine=self._engine.name, seconds=round(self._load_seconds, 3))
+        load_seconds = await asyncio.get_running_loop().run_in_executor(self._drawing, load)
+        self._load_seconds = round(load_seconds, 3)
+        if self._engine.fingerprint is not None:
+            self._facts["model_fingerprint"] = self._engine.fingerprint
+        log.info("engine_loaded", engine=self._engine.name, seconds=self._load_seconds)
 
     def status(self) -> SamplerStatus:
         """The engine's health, and what it holds; never blocks."""
@@ -76,8 +79,9 @@ class EngineHost:
         )
         try:
             return await self._finished(await drawn)
-        finally:
+        except asyncio.CancelledError:
             cancel.set()
+            raise
 
     async def stream(self, request: DrawRequest) -> AsyncGenerator[DrawEvent]:
         """The same, with a :class:`Step` after every step; the last event is the outcome."""
@@ -90,7 +94,7 @@ class EngineHost:
 
         drawn = loop.run_in_executor(self._drawing, self._sample, request, progress, cancel)
         drawn.add_done_callback(lambda _: events.put_nowait(None))
-        previews = 0
+        previews, over = 0, False
         try:
             while (event := await events.get()) is not None:
                 preview = None
@@ -100,9 +104,12 @@ class EngineHost:
                     )
                     previews += 1
                 yield Step(event.step, event.steps, preview, previews - 1 if preview else 0)
-            yield await self._finished(await drawn)
+            outcome = await self._finished(await drawn)
+            over = True
+            yield outcome
         finally:
-            cancel.set()
+            if not over:
+                cancel.set()
 
     def close(self) -> None:
         """End the engine and the threads; idempotent."""

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import structlog
 
-from fluxsampler_serve.drawing import Drawn, Failure, Step
+from fluxsampler_serve.drawing import ON_DEMAND, Drawn, Failure, Step
 from fluxsampler_serve.errors import NotReady
 from fluxsampler_serve.sizes import gang_refusal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from fluxsampler_api.app_args import AppArgs
     from fluxsampler_serve.drawing import DrawEvent, DrawRequest, Outcome, SamplerStatus
@@ -98,27 +98,47 @@ class Router:
         return any(status.ready for status in self.statuses().values())
 
     def first(self, request: SampleRequest) -> Route:
-        """Where a request goes first. Raises NotReady if nothing that could draw it is there.
+        """Where a request goes first. Raises NotReady if no engine that could draw it is there.
 
         The place of the circuit breaker: an open circuit is one more reason to pass the gang by.
         """
         if self._parallel is None:
-            return Route("fallback", "NoGang")
-        if gang_refusal(self._args, request) is not None:
-            return Route("fallback", "NotSplittable")
-        gang = self._parallel.status()
-        if gang.ready:
+            route = Route("fallback", "NoGang")
+        elif gang_refusal(self._args, request) is not None:
+            route = Route("fallback", "NotSplittable")
+        elif self._parallel.status().ready:
             return Route("parallel", "Planned")
-        if self._fallback is None:
-            raise NotReady(f"the parallel engine is not ready ({gang.reason}): {gang.message or 'loading'}")
-        return Route("fallback", "GangNotReady")
+        else:
+            route = Route("fallback", "GangNotReady")
+        if not self._standby_there():
+            raise NotReady(self.unready())
+        return route
 
-    async def draw(self, request: DrawRequest, deadline: float) -> tuple[Outcome, Route]:
+    def unready(self) -> str:
+        """What keeps the engines from drawing, in one sentence."""
+        said = [
+            f"{name}: {status.reason}" + (f" ({status.message})" if status.message else "")
+            for name, status in self.statuses().items()
+            if not status.ready
+        ]
+        return f"the engines needed are not ready; {'; '.join(said)}"
+
+    def _standby_there(self) -> bool:
+        """Whether the fallback is loaded, or would be for a request."""
+        if self._fallback is None:
+            return False
+        status = self._fallback.status()
+        return status.ready or status.reason == ON_DEMAND
+
+    async def draw(
+        self, request: DrawRequest, deadline: float, asked: Callable[[Route], None]
+    ) -> tuple[Outcome, Route]:
         """One picture before ``deadline`` (seconds of the event loop's clock), or why there is none.
 
-        Raises NotReady when no engine could even be asked.
+        ``asked`` hears of every engine before it is asked. Raises NotReady when none could be.
         """
         route = self.first(request.sample)
+        asked(route)
         if route.engine == "parallel" and self._parallel is not None:
             reason: Reason = "GangFailed"
             outcome: Outcome
@@ -131,17 +151,21 @@ class Router:
             if second is None:
                 return outcome, route
             route = second
+            asked(route)
         else:
             self._metrics.fell_back(route.reason)
         outcome = await self._standby().draw(request)
         self._heed(route, outcome)
         return outcome, route
 
-    async def stream(self, request: DrawRequest, deadline: float) -> AsyncGenerator[Routed]:
+    async def stream(
+        self, request: DrawRequest, deadline: float, asked: Callable[[Route], None]
+    ) -> AsyncGenerator[Routed]:
         """The same, with its steps; the last event is the outcome. After a failure of the gang the fallback's
         steps start from 1.
         """
         route = self.first(request.sample)
+        asked(route)
         if route.engine == "parallel" and self._parallel is not None:
             reason: Reason = "GangFailed"
             async with aclosing(self._parallel.stream(request)) as events:
@@ -162,6 +186,7 @@ class Router:
                     yield Routed(route, event)
                 return
             route = second
+            asked(route)
         else:
             self._metrics.fell_back(route.reason)
         async with aclosing(self._standby().stream(request)) as events:
@@ -171,7 +196,7 @@ class Router:
                 yield Routed(route, event)
 
     def _gang_deadline(self, deadline: float) -> float:
-        if self._fallback is None:
+        if not self._standby_there():
             return deadline
         now = asyncio.get_running_loop().time()
         return now + (deadline - now) * GANG_SHARE
@@ -190,7 +215,7 @@ class Router:
             reason = "PictureRefused"
         elif outcome.kind == "Refused":
             reason = "GangRefused"
-        stays = outcome.kind == "PromptTooLong" or self._fallback is None
+        stays = outcome.kind == "PromptTooLong" or not self._standby_there()
         log.warning(
             "gang_gave_no_picture",
             request_id=request.sample.request_id,

@@ -68,8 +68,13 @@ def create(args: AppArgs, images: Images, router: Router) -> FastAPI:
         },
     )
     async def generate(request: Request) -> Response:
-        body = await read_body(request, args.serving.max_body_bytes)
-        job = jobs.resolve(args, jobs.parse(body), request.scope["fluxsampler.request_id"])
+        request_id = request.scope["fluxsampler.request_id"]
+        try:
+            body = await read_body(request, args.serving.max_body_bytes)
+            job = jobs.resolve(args, jobs.parse(body), request_id)
+        except ApiError as error:
+            images.refused(error, request_id)
+            raise
         if job.stream:
             events, headers = await images.stream(job)
             headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -103,7 +108,7 @@ def create(args: AppArgs, images: Images, router: Router) -> FastAPI:
     async def readyz() -> Response:
         if router.ready():
             return JSONResponse({"status": "ready"})
-        raise ApiError(503, "not_ready", info.unready(router), headers={"retry-after": "2"})
+        raise ApiError(503, "not_ready", router.unready(), headers={"retry-after": "2"})
 
     page.mount(app)
     app.openapi = lambda: _openapi(app, args)  # type: ignore[method-assign]  # FastAPI's documented way

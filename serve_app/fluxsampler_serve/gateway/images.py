@@ -45,7 +45,7 @@ class Answer:
         self.pictures: list[dict[str, Any]] = []
 
     def took(self, route: Route) -> None:
-        """An engine was asked; with several pictures, a fallback's route is the one to name."""
+        """An engine is asked; with several pictures, a fallback's route is the one to name."""
         if self.route is None or route.engine == "fallback":
             self.route = route
 
@@ -106,6 +106,11 @@ class Images:
             raise error if failed is None else failed from error
         return self._guarded(answer, first, events), answer.headers()
 
+    def refused(self, error: ApiError, request_id: str) -> None:
+        """Count a request that never became a job."""
+        self._metrics.answered("none", "none", error.status, 0.0)
+        log.info("request", request_id=request_id, status=error.status, error=error.code, param=error.param)
+
     async def _admitted(self, answer: Answer, deadline: float) -> list[Drawn]:
         await self._admission.enter()
         start, drawn = time.perf_counter(), None
@@ -122,8 +127,7 @@ class Images:
         return [picture for picture, _ in drawn]
 
     async def _draw(self, answer: Answer, request: DrawRequest, deadline: float) -> tuple[Drawn, Route]:
-        outcome, route = await self._router.draw(request, deadline)
-        answer.took(route)
+        outcome, route = await self._router.draw(request, deadline, answer.took)
         if isinstance(outcome, Failure):
             raise outcome.error()
         self._metrics.drew(outcome.engine, request.sample.steps)
@@ -149,14 +153,13 @@ class Images:
         start, complete = time.perf_counter(), False
         try:
             for index, request in enumerate(job.draws):
-                async with aclosing(self._router.stream(request, deadline)) as events:
+                async with aclosing(self._router.stream(request, deadline, answer.took)) as events:
                     event: DrawEvent | None = None
                     while not isinstance(event, Drawn):
                         # Not around the whole loop: a timeout must not span a yield.
                         async with asyncio.timeout_at(deadline):
                             routed = await anext(events)
                         event = routed.event
-                        answer.took(routed.route)
                         if isinstance(event, Failure):
                             raise event.error()
                         if isinstance(event, Drawn):

@@ -53,15 +53,6 @@ def describe(args: AppArgs, router: Router) -> dict[str, Any]:
     }
 
 
-def unready(router: Router) -> str:
-    """Why no engine can draw, in one sentence."""
-    said = [
-        f"{name}: {status.reason}" + (f" ({status.message})" if status.message else "")
-        for name, status in router.statuses().items()
-    ]
-    return f"no engine is ready; {'; '.join(said)}"
-
-
 def _versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:
