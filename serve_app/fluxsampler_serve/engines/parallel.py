@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -167,7 +168,7 @@ class ParallelEngine:
             # The caller's own callback, or Ctrl-C: the ranks are in the middle of a picture.
             self._fail(GangError("the caller left in the middle of a request"))
             raise
-        return self._picture(replies, encoded.seconds)
+        return self._picture(replies, encoded)
 
     def denoise(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """One forward on all ranks; a pipeline refuses, since its patches are in flight across steps."""
@@ -209,7 +210,7 @@ class ParallelEngine:
         if self._owns_forkserver:
             self._forkserver.close()
 
-    def _picture(self, replies: dict[int, Reply], encode_seconds: float) -> Sample:
+    def _picture(self, replies: dict[int, Reply], encoded: Encoded) -> Sample:
         stopped = {rank: reply.step for rank, reply in replies.items() if isinstance(reply, Stopped)}
         if stopped:
             steps = set(stopped.values())
@@ -221,16 +222,8 @@ class ParallelEngine:
         if not isinstance(last, Drawn) or last.sample is None:
             self._fail(GangError("the last rank gave no picture"))
             raise EngineFailed("the last rank gave no picture")
-        sample = last.sample
-        seconds = {"encode": encode_seconds, **sample.seconds}
-        return Sample(
-            sample.pixels,
-            sample.latents,
-            sample.latents_finite,
-            sample.steps,
-            sample.truncated_tokens,
-            seconds,
-        )
+        seconds = {"encode": encoded.seconds, **last.sample.seconds}
+        return replace(last.sample, truncated_tokens=encoded.truncated_tokens, seconds=seconds)
 
     def _cancel(self, gang: Gang, serial: int) -> None:
         with self._watch:

@@ -117,9 +117,9 @@ class Forkserver:
                 self._socket = None
             if self._process is not None:
                 try:
-                    self._process.wait(2)
+                    self._process.wait(0 if self.import_seconds is None else 5)
                 except subprocess.TimeoutExpired:
-                    self._process.kill()  # still importing; the ranks die by PR_SET_PDEATHSIG
+                    self._process.kill()  # still importing, or stopped; its ranks die by PR_SET_PDEATHSIG
                     self._process.wait()
                 self._process = None
             self.import_seconds = None

@@ -75,10 +75,11 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The prompts are encoded."""
+    """The prompts are encoded; ``truncated_tokens`` were cut off the (positive) one."""
 
     serial: int
     seconds: float
+    truncated_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ class Rank:
             return Refused(command.serial, str(error))
         self._encoded = (positive.to(self._device), None if negative is None else negative.to(self._device))
         devices.synchronize(self._device)
-        return Encoded(command.serial, time.perf_counter() - began)
+        return Encoded(command.serial, time.perf_counter() - began, positive.truncated_tokens)
 
     def _draw(self, command: Draw) -> Reply:
         request, serial = command.request, command.serial
@@ -185,9 +185,7 @@ class Rank:
         packed = latents[0].float().cpu().numpy()
         seconds = {"denoise": denoised - began, "decode": time.perf_counter() - denoised}
         finite = bool(np.isfinite(packed).all())
-        return Drawn(
-            serial, Sample(pixels, packed, finite, request.steps, positive.truncated_tokens, seconds)
-        )
+        return Drawn(serial, Sample(pixels, packed, finite, request.steps, seconds=seconds))
 
     def _boundary(self, serial: int, step: int, steps: int) -> None:
         """Between two steps: report, and stop if this is where the gang stops (see :mod:`.board`)."""

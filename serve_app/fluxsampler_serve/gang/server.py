@@ -49,6 +49,9 @@ class Server:
 
     def preload(self, device: str) -> None:
         """Import what ranks use, and report how long it took or why it failed."""
+        # Imports take seconds, in which nobody reads the socket; the timer looks for the replica meanwhile.
+        signal.signal(signal.SIGALRM, lambda *_: None if os.getppid() == self.parent else os._exit(1))
+        signal.setitimer(signal.ITIMER_REAL, PARENT_CHECK_SECONDS, PARENT_CHECK_SECONDS)
         start = time.perf_counter()
         try:
             importlib.import_module("fluxsampler_serve.gang.preload").preload(device)
@@ -57,6 +60,7 @@ class Server:
         except Exception as error:  # noqa: BLE001 (whatever it is, the replica must be told)
             self._send(("failed", f"{type(error).__name__}: {error}"))
             sys.exit(1)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         gc.collect()
         gc.freeze()  # objects of the imports stay out of every collection, so that their pages stay shared
         self._send(("ready", time.perf_counter() - start))
