@@ -89,7 +89,7 @@ def rank_parts(
     tokens = picture.image_tokens + picture.text_tokens
     plane = tokens * model.hidden * form.element
     weights = (
-        form.linear(stage_parameters(model, blocks)[stage] // split.tensor)
+        form.linear(stage_parameters(model, blocks, split.tensor)[stage])
         + model.embedder_parameters * form.element
     )
     parts = [Part("transformer", weights)]

@@ -52,16 +52,18 @@ def families(inputs: Inputs, found: Found) -> tuple[Rejection, ...]:
 
 
 def _slower(inputs: Inputs, best: Candidate, other: Candidate) -> Rejection:
+    def line(reason: str, message: str) -> Rejection:
+        return Rejection(family=other.split.family, reason=reason, message=message)
+
     if inputs.throughput:
         figures = f"{other.replicas} × {other.split} draws {other.images_per_minute:.1f} pictures/min against {best.images_per_minute:.1f}"
     else:
         figures = f"{other.split} takes {other.seconds.total:.2f} s against {best.seconds.total:.2f}"
-    why = ""
-    if other.seconds.total < best.seconds.total and not inputs.throughput:
-        why = f", but its fallback would be {other.placement}"
-    elif other.placement != best.placement:
-        why = f", with its fallback {other.placement}"
-    reason = (
-        "Slower" if other.seconds.total >= best.seconds.total or inputs.throughput else "FallbackWouldBeCold"
-    )
-    return Rejection(family=other.split.family, reason=reason, message=figures + why)
+    if other.widest_first and other.split.ranks < best.split.ranks:
+        return line("FewerRanks", f"{other.split} uses {other.split.ranks} of {best.split.ranks} rank processes; on CPU those asked for are used")
+    better = other.images_per_minute > best.images_per_minute if inputs.throughput else other.seconds.total < best.seconds.total
+    if better:
+        return line("FallbackWouldBeCold", f"{figures}, but its fallback would be {other.placement}")
+    if other.placement != best.placement:
+        figures += f", with its fallback {other.placement}"
+    return line("Slower", figures)

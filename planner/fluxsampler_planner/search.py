@@ -8,7 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING, Literal
 
 from fluxsampler_planner.cost import XDIT, CostParameters, Seconds, Workload, seconds
-from fluxsampler_planner.fallback import NO_FALLBACK, PENALTY, FallbackForm, Placement
+from fluxsampler_planner.fallback import PENALTY, FallbackForm, Placement
 from fluxsampler_planner.gpus import GIB
 from fluxsampler_planner.memory import Form, Picture, extra_of_decoder, extra_of_first, stage_totals
 from fluxsampler_planner.rules import Request, refusal
@@ -65,11 +65,14 @@ class Candidate:
     seconds: Seconds
     images_per_minute: float
     score: float
+    widest_first: bool
 
     @property
-    def order(self) -> tuple[float, int, int, int, int]:
-        """Sort key; ties go to fewer cards, then to the simpler split."""
-        return (self.score, self.split.ranks, self.split.pipefusion, self.split.tensor, self.split.ring)
+    def order(self) -> tuple[int, float, int, int, int, int]:
+        """Sort key; ties go to fewer cards, then to the simpler split. On CPU all ranks that were asked for come first."""
+        split = self.split
+        wide = -split.ranks if self.widest_first else 0
+        return (wide, self.score, split.ranks, split.pipefusion, split.tensor, split.ring)
 
 
 @dataclass(slots=True)
@@ -272,15 +275,8 @@ def _candidate(
     per_minute = 60.0 * drawing / time.total
     value = 60.0 / per_minute if inputs.throughput else time.total
     score = value * (1 + PENALTY[placement]) if value < inf else inf
+    # Nothing is calibrated on CPU, and whoever names a number of rank processes wants them to draw.
+    widest = not inputs.cuda and not inputs.throughput
     return Candidate(
-        split,
-        blocks,
-        encoders,
-        replicas,
-        placement,
-        form if form is not None else NO_FALLBACK.form,
-        rooms,
-        time,
-        per_minute,
-        score,
+        split, blocks, encoders, replicas, placement, form, rooms, time, per_minute, score, widest_first=widest
     )
