@@ -31,8 +31,8 @@ class Job(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """Equal for two `up`s that ask for the same."""
-        wanted = f"{self.host} {self.requested_port} {self.args.model_dump_json()}"
+        """Equal for two `up`s that ask for the same; how a plan explains itself is no part of that."""
+        wanted = f"{self.host} {self.requested_port} {self.args.model_dump_json(exclude={'plan'})}"
         return hashlib.sha256(wanted.encode()).hexdigest()
 
 
