@@ -119,7 +119,7 @@ def _count(tokenizer: Any, prompt: str, enough: int) -> _Counted:
             return _Counted(text, tokens, whole)
         if look >= _LAST_LOOK:
             raise PromptTooLong(
-                f"prompt has {len(prompt)} characters and hardly a word in its first {look}: shorten it"
+                f"prompt has {len(prompt)} characters and hardly a word that T5 knows in the first {look}: shorten it"
             )
         look *= 4
 

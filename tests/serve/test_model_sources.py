@@ -16,6 +16,7 @@ from huggingface_hub import constants
 from fluxsampler_serve import weights
 from fluxsampler_serve.errors import ModelAuthFailed, ModelCorrupt, ModelError, ModelMismatch, ModelNotFound
 from fluxsampler_serve.weights import hub as hub_module
+from fluxsampler_serve.weights.tensors import read_header
 from tests.support.hub_server import Break, Hub, serve_hub
 from tests.support.model_folders import (
     BUILTIN,
@@ -39,6 +40,7 @@ T5_FILE = "text_encoder_2/model.safetensors"
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     folder = copy_builtin(tmp_path / "published")
+    recast(folder, torch.float32)
     # What real repositories hold besides: other formats and single-file checkpoints.
     (folder / "flux1-tiny.safetensors").write_bytes(b"x" * 1000)
     (folder / "text_encoder" / "pytorch_model.bin").write_bytes(b"x" * 1000)
@@ -58,14 +60,14 @@ def test_a_hub_model_is_the_model_it_was_published_from(hub: Hub, tmp_path: Path
 
     assert prepared.revision == hub.commit
     assert prepared.fingerprint == local.fingerprint
-    assert weights.load_transformer(prepared).config.num_layers == 2
+    assert weights.load_transformer(prepared).config.num_layers == prepared.facts.double_blocks
     asked = {seen.path.split(hub.commit + "/")[-1] for seen in hub.seen if "/resolve/" in seen.path}
     assert T5_FILE in asked
     assert not [
         name for name in asked if name.endswith((".bin", ".md", ".fp16.safetensors")) or "flux1-tiny" in name
     ]
     downloaded = [heard_of for heard_of in heard if heard_of.phase == "download"]
-    assert downloaded[-1].done == downloaded[-1].total > 10_000_000
+    assert downloaded[-1].done == downloaded[-1].total > prepared.nbytes
 
 
 def test_a_commit_that_is_there_needs_no_network(hub: Hub, tmp_path: Path) -> None:
@@ -88,10 +90,10 @@ def test_a_branch_is_pinned_to_its_commit_and_survives_a_hub_that_is_down(hub: H
 def test_a_broken_connection_is_resumed_where_it_stopped(
     hub: Hub, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The client keeps whole chunks of 10 MiB; this model is smaller than one.
-    chunk, after = 1 << 18, 8_000_000
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", chunk)
     transformer = "transformer/diffusion_pytorch_model.safetensors"
+    # The client keeps whole chunks of 10 MiB; this model is smaller than one.
+    chunk, after = 1 << 18, (hub.folder / transformer).stat().st_size * 7 // 8
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", chunk)
     hub.breaks.append(Break(transformer, after=after, how=how))  # type: ignore[arg-type]  # parametrised
     prepared = weights.prepare(model_args(SOURCE, tmp_path / "cache"))
 
@@ -259,6 +261,8 @@ def test_another_pipeline_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_builtin_model_is_mapped_where_it_lies(tmp_path: Path) -> None:
-    prepared = weights.prepare(model_args("builtin://tiny-shapes", tmp_path / "cache"))
+    stored = {info.dtype for info in read_header(weights_of(BUILTIN, "transformer")).values()}
+    dtype = {"F32": "float32", "BF16": "bfloat16"}[stored.pop()]
+    prepared = weights.prepare(model_args("builtin://tiny-shapes", tmp_path / "cache", dtype=dtype))
     for component, path in prepared.components.items():
         assert path.resolve() == weights_of(BUILTIN, component).resolve()
