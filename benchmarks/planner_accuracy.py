@@ -17,9 +17,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fluxsampler_planner.calibration import CALIBRATION, Calibration, load
-from fluxsampler_planner.gpus import GPUS
-
 from tools.calibrate.__main__ import ROWS
 from tools.calibrate.rows import RefusedRow, Row, read_rows
 from tools.calibrate.score import (
@@ -34,6 +31,9 @@ from tools.calibrate.score import (
     split_key,
 )
 
+from fluxsampler_planner.calibration import CALIBRATION, Calibration, load
+from fluxsampler_planner.gpus import GPUS
+
 
 def evaluate(path: Path, calibration: Calibration, *, splits: bool) -> dict[str, Any]:
     """Figures of ``calibration`` on the rows of ``path``; ``splits`` adds the held-out figures (fits, needs scipy).
@@ -43,7 +43,9 @@ def evaluate(path: Path, calibration: Calibration, *, splits: bool) -> dict[str,
     rows, refused = read_rows(path)
     used = [row for row in rows if row.card in calibration.cards]
     scaled = [row for row in rows if row.card not in calibration.cards]
-    refused += [RefusedRow(row.line, row.source, row.label, f"no calibration for {row.card}") for row in scaled]
+    refused += [
+        RefusedRow(row.line, row.source, row.label, f"no calibration for {row.card}") for row in scaled
+    ]
     predicted = predictions(used, calibration)
     result: dict[str, Any] = {
         "file": str(path),
@@ -64,7 +66,9 @@ def evaluate(path: Path, calibration: Calibration, *, splits: bool) -> dict[str,
     }  # fmt: skip
     if scaled:
         carried = Calibration(
-            {row.card: calibration.parameters(GPUS[row.card]) for row in scaled}, calibration.stacks, calibration.scaled_error
+            {row.card: calibration.parameters(GPUS[row.card]) for row in scaled},
+            calibration.stacks,
+            calibration.scaled_error,
         )
         result["cards_without_calibration"] = _figures(scaled, predictions(scaled, carried))
     if splits:
@@ -98,7 +102,11 @@ def _figures(rows: list[Row], predicted: dict[int, float]) -> dict[str, Any]:
 
 def _missed(rows: list[Row], predicted: dict[int, float]) -> list[dict[str, Any]]:
     return [
-        {"best": best.label, "chosen": str(chosen.split), "regret": round(chosen.measured / best.measured - 1, 4)}
+        {
+            "best": best.label,
+            "chosen": str(chosen.split),
+            "regret": round(chosen.measured / best.measured - 1, 4),
+        }
         for chosen, best in choices(rows, predicted)
         if chosen.measured > best.measured * (1 + HIT)
     ]
@@ -114,7 +122,11 @@ def run(quick: bool = False) -> dict[str, Any]:
             ("mean absolute error, held-out rows", f"{held['mape']:.1%}", "≤ 8 %"),
             ("best layout chosen, parameters of the split", f"{both['hits']} of {both['groups']}", "all"),
             ("mean regret, parameters of the split", f"{both['mean_regret']:.2%}", "≤ 0.5 %"),
-            ("mean absolute error, each group left out", f"{result['split']['leave_one_group_out']['mape']:.1%}", ""),
+            (
+                "mean absolute error, each group left out",
+                f"{result['split']['leave_one_group_out']['mape']:.1%}",
+                "",
+            ),
         ]
     summary.append(("mean absolute error, shipped parameters (in-sample)", f"{result['mape']:.1%}", ""))
     return {**result, "summary": summary}
@@ -148,8 +160,12 @@ def _print(result: dict[str, Any]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; 2 when a file cannot be read."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.planner_accuracy", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=Path, default=None, help="CSV of measurements; default: the calibration's own")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.planner_accuracy", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument(
+        "--rows", type=Path, default=None, help="CSV of measurements; default: the calibration's own"
+    )
     parser.add_argument("--params", type=Path, default=None, help="parameters file; default: the shipped one")
     parser.add_argument("--split", action="store_true", help="fit and show held-out figures for --rows too")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -66,7 +66,10 @@ def run(quick: bool = False) -> dict[str, Any]:
     return {
         "repeats": repeats,
         "cases": results,
-        "summary": [(f"{name} GPUs, p50", f"{found['p50_ms']:.2f} ms", f"≤ {found['goal_p50_ms']:.0f} ms") for name, found in results.items()],
+        "summary": [
+            (f"{name} GPUs, p50", f"{found['p50_ms']:.2f} ms", f"≤ {found['goal_p50_ms']:.0f} ms")
+            for name, found in results.items()
+        ],
     }
 
 

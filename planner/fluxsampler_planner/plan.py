@@ -27,7 +27,7 @@ from fluxsampler_planner.models import ModelFacts, find_model
 from fluxsampler_planner.rejections import families
 from fluxsampler_planner.remedies import infeasible
 from fluxsampler_planner.rules import Request, refusal
-from fluxsampler_planner.search import Candidate, Found, Inputs, decoding_rank, search
+from fluxsampler_planner.search import Candidate, Found, Inputs, decoding_rank, rank_totals, search
 from fluxsampler_planner.split import Split
 
 if TYPE_CHECKING:
@@ -213,11 +213,14 @@ def _fallback(spec: FluxSamplerSpec, inputs: Inputs, chosen: Candidate) -> Fallb
     spare = tuple(card for card in range(node.total_cards) if card not in taken)
     cards: tuple[int, ...] = ()
     if chosen.placement == "CoResident" and inputs.cuda:
+        held = rank_totals(inputs, chosen.split, chosen.blocks, chosen.encoders)
+        # Cards that hold nothing come first, then those with the most room.
         beside = [
-            _first_card(node, ranks, gang) + rank for gang in range(chosen.replicas) for rank in chosen.rooms
+            (held[rank], _first_card(node, ranks, gang) + rank)
+            for gang in range(chosen.replicas)
+            for rank in chosen.rooms
         ]
-        # The last cards of a gang hold the least: fill from there, then use cards that hold nothing at all.
-        cards = (*spare, *sorted(beside, reverse=True))
+        cards = (*spare, *(card for _, card in sorted(beside)))
     elif chosen.placement == "Reserved":
         cards = spare
     elif chosen.placement == "OnDemand":
@@ -260,7 +263,8 @@ def _cards(inputs: Inputs, chosen: Candidate, fallback: FallbackChoice) -> tuple
                     *parts[card],
                     *(Part(f"{FALLBACK_PREFIX}{part.name}", part.size) for part in alone),
                 )
-                roles[card] = f"{roles[card]}, fallback" if card in roles else "fallback"
+                suffix = "fallback" if card in fallback.cards[: fallback.warm] else "room for a fallback"
+                roles[card] = f"{roles[card]}, {suffix}" if card in roles else suffix
         if fallback.placement == "CoResident" and not inputs.cuda:
             parts[node.total_cards] = alone
             roles[node.total_cards] = "fallback"

@@ -60,8 +60,15 @@ def _slower(inputs: Inputs, best: Candidate, other: Candidate) -> Rejection:
     else:
         figures = f"{other.split} takes {other.seconds.total:.2f} s against {best.seconds.total:.2f}"
     if other.widest_first and other.split.ranks < best.split.ranks:
-        return line("FewerRanks", f"{other.split} uses {other.split.ranks} of {best.split.ranks} rank processes; on CPU those asked for are used")
-    better = other.images_per_minute > best.images_per_minute if inputs.throughput else other.seconds.total < best.seconds.total
+        return line(
+            "FewerRanks",
+            f"{other.split} uses {other.split.ranks} of {best.split.ranks} rank processes; on CPU those asked for are used",
+        )
+    better = (
+        other.images_per_minute > best.images_per_minute
+        if inputs.throughput
+        else other.seconds.total < best.seconds.total
+    )
     if better:
         return line("FallbackWouldBeCold", f"{figures}, but its fallback would be {other.placement}")
     if other.placement != best.placement:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from fluxsampler_api.plan import (
@@ -134,12 +135,15 @@ def _list(parts: list[Part]) -> str:
     )
 
 
+_ROLE = re.compile(r"rank (\d+) of gang (\d+)(.*)")
+
+
 def _alike(made: Plan) -> list[tuple[str, list[Card]]]:
-    """Neighbouring cards that hold the same, under one name."""
+    """Neighbouring cards that hold the same for the same purpose, under one name."""
     noun = "card" if made.node.device == "cuda" else "process"
     groups: list[list[Card]] = []
     for card in made.cards:
-        if groups and groups[-1][-1].parts == card.parts:
+        if groups and groups[-1][-1].parts == card.parts and _purpose(groups[-1][-1]) == _purpose(card):
             groups[-1].append(card)
         else:
             groups.append([card])
@@ -149,6 +153,14 @@ def _alike(made: Plan) -> list[tuple[str, list[Card]]]:
     ]
 
 
+def _purpose(card: Card) -> tuple[str, ...]:
+    """The role without the rank's number."""
+    match = _ROLE.fullmatch(card.role)
+    return (card.role,) if match is None else (match[2], match[3])
+
+
 def _roles(group: list[Card]) -> str:
-    first, last = group[0].role, group[-1].role
-    return first if first == last else f"{first} to {last}"
+    first, last = _ROLE.fullmatch(group[0].role), _ROLE.fullmatch(group[-1].role)
+    if len(group) == 1 or first is None or last is None:
+        return group[0].role
+    return f"ranks {first[1]} to {last[1]} of gang {first[2]}{first[3]}"

@@ -278,5 +278,15 @@ def _candidate(
     # Nothing is calibrated on CPU, and whoever names a number of rank processes wants them to draw.
     widest = not inputs.cuda and not inputs.throughput
     return Candidate(
-        split, blocks, encoders, replicas, placement, form, rooms, time, per_minute, score, widest_first=widest
+        split,
+        blocks,
+        encoders,
+        replicas,
+        placement,
+        form,
+        rooms,
+        time,
+        per_minute,
+        score,
+        widest_first=widest,
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from fluxsampler_api.app_args import AppArgs
 from fluxsampler_api.loading import load_file
 from fluxsampler_planner import Hardware, app_args, plan
-
 from tests.unit.planner.samplers import SCHNELL, sampler, tiny
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
@@ -29,7 +29,11 @@ def test_tiny_local() -> None:
     assert str(args.parallel.layout) == "u2"
     assert args.parallel.gpus_per_rank == 0
     assert args.fallback is not None
-    assert (args.fallback.placement, args.fallback.min_replicas, args.fallback.gpus_per_replica) == ("CoResident", 1, 0)
+    assert (args.fallback.placement, args.fallback.min_replicas, args.fallback.gpus_per_replica) == (
+        "CoResident",
+        1,
+        0,
+    )
     assert args.fallback.memory_fraction is None
     assert (args.defaults.width, args.defaults.steps, args.defaults.max_text_tokens) == (128, 8, 32)
     assert (args.sizes.min_side, args.sizes.max_side, args.sizes.max_pixels) == (64, 128, 128 * 128)
@@ -50,14 +54,21 @@ def test_eight_4090_share_cards_with_a_capped_fallback() -> None:
     for card in (made.cards[index] for index in made.fallback.cards):
         rank = sum(part.size for part in card.parts if not part.name.startswith("fallback: "))
         assert rank + args.fallback.memory_fraction * made.node.gpu.memory <= made.node.gpu.memory
-    assert (args.defaults.width, args.defaults.height, args.defaults.steps, args.defaults.guidance_scale) == (1024, 1024, 28, 3.5)
+    assert (args.defaults.width, args.defaults.height, args.defaults.steps, args.defaults.guidance_scale) == (
+        1024,
+        1024,
+        28,
+        3.5,
+    )
 
 
 def test_the_models_own_defaults_unless_they_do_not_fit() -> None:
     target = {"width": 512, "height": 512, "steps": 8}
     args = app_args(small := sampler({"parallelism.target": target}), plan(small))
     assert (args.defaults.width, args.defaults.steps) == (1024, 28)
-    tight = sampler({"parallelism.target": target, "model.quantization": "fp8", "fallback.enabled": False}, gpusPerNode=1)
+    tight = sampler(
+        {"parallelism.target": target, "model.quantization": "fp8", "fallback.enabled": False}, gpusPerNode=1
+    )
     # A card that holds fp8 FLUX and 512² but not the decoding of 1024².
     made = plan(tight, Hardware(card_memory=int(13.5 * 2**30)))
     assert app_args(tight, made).defaults.width == 512
@@ -65,7 +76,10 @@ def test_the_models_own_defaults_unless_they_do_not_fit() -> None:
 
 
 def test_one_rank_is_no_gang() -> None:
-    single = sampler({"parallelism.gpusPerReplica": 1, "parallelism.objective": "throughput", "model.source": SCHNELL}, gpu="h100")
+    single = sampler(
+        {"parallelism.gpusPerReplica": 1, "parallelism.objective": "throughput", "model.source": SCHNELL},
+        gpu="h100",
+    )
     made = plan(single)
     args = app_args(single, made)
     assert args.parallel is None
@@ -90,7 +104,12 @@ def test_autoscaling_and_serving_are_passed_on() -> None:
     each = sampler(
         {
             "autoscaling": {"minReplicas": 1, "maxReplicas": 2, "targetOngoingRequests": 3},
-            "serving": {"maxOngoingRequests": 2, "maxQueuedRequests": 5, "requestTimeoutSeconds": 60, "authSecretRef": {"name": "token"}},
+            "serving": {
+                "maxOngoingRequests": 2,
+                "maxQueuedRequests": 5,
+                "requestTimeoutSeconds": 60,
+                "authSecretRef": {"name": "token"},
+            },
             "model.cache": {"hostPath": "/var/cache/flux"},
             "model.maxTextTokens": 256,
         },
@@ -98,8 +117,16 @@ def test_autoscaling_and_serving_are_passed_on() -> None:
     )
     args = app_args(each, plan(each))
     assert args.parallel is not None
-    assert (args.parallel.replicas, args.parallel.max_replicas, args.parallel.target_ongoing_requests) == (1, 2, 3)
-    assert (args.serving.max_ongoing_requests, args.serving.max_queued_requests, args.serving.request_timeout_seconds) == (2, 5, 60)
+    assert (args.parallel.replicas, args.parallel.max_replicas, args.parallel.target_ongoing_requests) == (
+        1,
+        2,
+        3,
+    )
+    assert (
+        args.serving.max_ongoing_requests,
+        args.serving.max_queued_requests,
+        args.serving.request_timeout_seconds,
+    ) == (2, 5, 60)
     assert args.serving.auth_token_env == "FLUXSAMPLER_API_TOKEN"
     assert args.model.cache_dir == "/var/cache/flux"
     assert args.model.max_text_tokens == args.defaults.max_text_tokens == 256

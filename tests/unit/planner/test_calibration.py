@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from benchmarks import planner_accuracy
-from fluxsampler_planner.calibration import CALIBRATION, load
 from hypothesis import given
 from hypothesis import strategies as st
 from tools.calibrate.__main__ import ROWS, SHIPPED, calibrate, document
 from tools.calibrate.fit import fit
 from tools.calibrate.rows import COLUMNS, Refused, Row, parse, parse_rows, read_rows
 from tools.calibrate.score import by_split, predictions, score, split_key
+
+from fluxsampler_planner.calibration import CALIBRATION, load
 
 GOOD = {
     "source": "somewhere", "gpu": "A100-NVLink", "n_gpus": "2", "resolution": "1024", "steps": "28",
@@ -107,7 +108,13 @@ def test_rows_of_another_kind_are_refused(changes: dict[str, str | None], reason
 
 def test_a_good_row() -> None:
     row = parse(7, {**GOOD, "resolution": "1024x768", "config": "ulysses=2 ; compile=1;nodes=1;offload=none"})
-    assert (row.card, row.work.width, row.work.height, row.work.compiled, str(row.split)) == ("a100", 1024, 768, True, "u2")
+    assert (row.card, row.work.width, row.work.height, row.work.compiled, str(row.split)) == (
+        "a100",
+        1024,
+        768,
+        True,
+        "u2",
+    )
     assert row.label == "a100 unknown dev 1024x768 28 steps u2 compiled"
 
 
@@ -117,9 +124,14 @@ def test_no_row_crashes_the_reader(records: list[dict[str, str | None]]) -> None
     assert len(used) + len(refused) == len(records)
 
 
-@given(st.text(alphabet="ulyses=ringptfo;0123456789.-x", max_size=40), st.text(alphabet="0123456789.ex-", max_size=8))
+@given(
+    st.text(alphabet="ulyses=ringptfo;0123456789.-x", max_size=40),
+    st.text(alphabet="0123456789.ex-", max_size=8),
+)
 def test_no_config_crashes_the_reader(config: str, number: str) -> None:
-    used, refused = parse_rows([{**GOOD, "config": config}, {**GOOD, "steps": number}, {**GOOD, "latency_s": number}])
+    used, refused = parse_rows(
+        [{**GOOD, "config": config}, {**GOOD, "steps": number}, {**GOOD, "latency_s": number}]
+    )
     assert len(used) + len(refused) == 3
 
 
@@ -131,14 +143,25 @@ def write(path: Path, *records: dict[str, str]) -> Path:
 
 def test_the_benchmark_evaluates_any_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     slower = {**GOOD, "config": GOOD["config"].replace("ulysses", "ring"), "latency_s": "5.0"}
-    file = write(tmp_path / "rows.csv", GOOD, slower, {**GOOD, "gpu": "4090", "n_gpus": "1", "config": "single"}, {**GOOD, "gpu": "TPU"})
+    file = write(
+        tmp_path / "rows.csv",
+        GOOD,
+        slower,
+        {**GOOD, "gpu": "4090", "n_gpus": "1", "config": "single"},
+        {**GOOD, "gpu": "TPU"},
+    )
     assert planner_accuracy.main(["--rows", str(file), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["rows"], result["rows_used"], result["rows_refused"]) == (4, 2, 2)
-    assert [row["reason"] for row in result["refused"]] == ["no calibration for rtx-4090", "card 'TPU' is not in the catalogue"]
+    assert [row["reason"] for row in result["refused"]] == [
+        "no calibration for rtx-4090",
+        "card 'TPU' is not in the catalogue",
+    ]
     assert result["cards_without_calibration"]["n"] == 1
     assert (result["groups"], result["hits"]) == (1, 1) or result["missed_groups"]
-    assert result["mape"] == pytest.approx(sum(abs(each["error"]) for each in result["predictions"]) / 2, abs=1e-3)
+    assert result["mape"] == pytest.approx(
+        sum(abs(each["error"]) for each in result["predictions"]) / 2, abs=1e-3
+    )
     assert planner_accuracy.main(["--rows", str(file), "--params", str(SHIPPED)]) == 0
     shown = capsys.readouterr().out
     assert "refused: card 'TPU' is not in the catalogue (line 5)" in shown
@@ -158,7 +181,9 @@ def test_the_benchmark_counts_a_missed_group(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "\x00\x01"])
-def test_files_that_are_no_table_exit_with_a_message(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_no_table_exit_with_a_message(
+    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "rows.csv"
     file.write_text(content)
     with pytest.raises(SystemExit) as caught:

@@ -6,11 +6,12 @@ import json
 from math import prod
 from pathlib import Path
 
-import fluxsampler_serve
 import pytest
+
+import fluxsampler_serve
 from fluxsampler_api.spec import Hardware as HardwareSpec
 from fluxsampler_planner.errors import UnknownGpu, UnknownModel
-from fluxsampler_planner.gpus import GIB, GPUS, find_gpu
+from fluxsampler_planner.gpus import GIB, GPUS, Gpu, find_gpu
 from fluxsampler_planner.models import FLUX_DEV, FLUX_SCHNELL, TINY_SHAPES, ModelFacts, find_model
 
 TINY_FOLDER = Path(fluxsampler_serve.__file__).parent / "builtin" / "tiny_shapes"
@@ -18,19 +19,23 @@ TINY_FOLDER = Path(fluxsampler_serve.__file__).parent / "builtin" / "tiny_shapes
 
 def test_every_gpu_that_a_spec_can_name_is_in_the_catalogue() -> None:
     for key in GPUS:
-        assert HardwareSpec(gpu=key, device="cpu" if key == "cpu" else "cuda").gpu == key
+        assert (
+            HardwareSpec.model_validate({"gpu": key, "device": "cpu" if key == "cpu" else "cuda"}).gpu == key
+        )
     assert set(GPUS) == {"rtx-4090", "rtx-5090", "l20", "l40", "l40s", "a100", "h100", "cpu"}
 
 
 @pytest.mark.parametrize("gpu", GPUS.values(), ids=str)
-def test_gpu_facts_are_plausible_and_sourced(gpu) -> None:
+def test_gpu_facts_are_plausible_and_sourced(gpu: Gpu) -> None:
     assert gpu.source
     assert 0 < gpu.usable <= gpu.memory
     assert gpu.fp8 is None or gpu.fp8 >= 1.9 * gpu.bf16
 
 
 def test_unknown_gpu_names_the_nearest() -> None:
-    with pytest.raises(UnknownGpu, match=r"spec\.hardware\.gpu: 'rtx-4900' is not in the catalogue; did you mean rtx-4090\?"):
+    with pytest.raises(
+        UnknownGpu, match=r"spec\.hardware\.gpu: 'rtx-4900' is not in the catalogue; did you mean rtx-4090\?"
+    ):
         find_gpu("rtx-4900")
     with pytest.raises(UnknownGpu, match="catalogue; known: rtx-4090"):
         find_gpu("zzz")
@@ -59,7 +64,16 @@ def numbers(component: str) -> int:
 def test_tiny_shapes_is_what_the_package_ships() -> None:
     config = json.loads((TINY_FOLDER / "transformer/config.json").read_text())
     own = ModelFacts.from_config(config, name="tiny-shapes")
-    for field in ("double_blocks", "single_blocks", "heads", "head_dim", "text_width", "pooled_width", "guidance", "channels"):
+    for field in (
+        "double_blocks",
+        "single_blocks",
+        "heads",
+        "head_dim",
+        "text_width",
+        "pooled_width",
+        "guidance",
+        "channels",
+    ):
         assert getattr(TINY_SHAPES, field) == getattr(own, field), field
     assert TINY_SHAPES.transformer_parameters == pytest.approx(numbers("transformer"), rel=0.02)
     assert TINY_SHAPES.t5_parameters == pytest.approx(numbers("text_encoder_2"), rel=0.1)
@@ -76,7 +90,11 @@ def test_tiny_shapes_has_the_defaults_that_the_package_ships() -> None:
         "guidance_scale": TINY_SHAPES.default_guidance,
         "max_text_tokens": TINY_SHAPES.default_text_tokens,
     }
-    assert shipped["sizes"] == {"multiple_of": TINY_SHAPES.multiple_of, "min": TINY_SHAPES.min_side, "max": TINY_SHAPES.max_side}
+    assert shipped["sizes"] == {
+        "multiple_of": TINY_SHAPES.multiple_of,
+        "min": TINY_SHAPES.min_side,
+        "max": TINY_SHAPES.max_side,
+    }
     assert shipped["max_text_tokens"] == TINY_SHAPES.max_text_tokens
 
 
@@ -97,7 +115,12 @@ def test_other_models_come_from_their_configuration() -> None:
     with pytest.raises(UnknownModel, match=r"spec\.model\.source: file:///mine is not in the catalogue"):
         find_model("file:///mine")
     config = {"num_layers": 4, "num_single_layers": 8, "num_attention_heads": 16, "attention_head_dim": 64}
-    config |= {"joint_attention_dim": 2048, "pooled_projection_dim": 768, "in_channels": 64, "guidance_embeds": True}
+    config |= {
+        "joint_attention_dim": 2048,
+        "pooled_projection_dim": 768,
+        "in_channels": 64,
+        "guidance_embeds": True,
+    }
     mine = ModelFacts.from_config(config, name="mine")
     assert (mine.blocks, mine.hidden, mine.default_steps) == (12, 1024, 28)
     with pytest.raises(UnknownModel, match=r"num_layers is None"):

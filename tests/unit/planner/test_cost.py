@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fluxsampler_planner.calibration import CALIBRATION, CPU, HOST_BOUNCE, Calibration, load
 from fluxsampler_planner.cost import XDIT, Stack, Workload, bandwidth, seconds, with_links
 from fluxsampler_planner.gpus import GPUS
 from fluxsampler_planner.models import FLUX_DEV, TINY_SHAPES
 from fluxsampler_planner.split import Split, splits
-from hypothesis import given
-from hypothesis import strategies as st
 
 WORK = Workload(1024, 1024, 512, 28)
 CARDS = sorted(CALIBRATION.cards)
@@ -23,7 +24,8 @@ A_SPLIT = st.integers(1, 16).flatmap(lambda ranks: st.sampled_from(splits(ranks)
 def test_time_grows_with_resolution(card: str, split: Split, small: int, more: int, compiled: bool) -> None:
     cost = CALIBRATION.cards[card]
     times = [
-        seconds(FLUX_DEV, split, Workload(side * 16, 1024, 512, 28, compiled=compiled), cost).total for side in (small, small + more)
+        seconds(FLUX_DEV, split, Workload(side * 16, 1024, 512, 28, compiled=compiled), cost).total
+        for side in (small, small + more)
     ]
     assert times[0] < times[1]
 
@@ -31,7 +33,10 @@ def test_time_grows_with_resolution(card: str, split: Split, small: int, more: i
 @given(A_CARD, A_SPLIT, st.integers(1, 100), st.integers(1, 100))
 def test_time_grows_with_steps(card: str, split: Split, steps: int, more: int) -> None:
     cost = CALIBRATION.cards[card]
-    assert seconds(FLUX_DEV, split, replace(WORK, steps=steps), cost).total < seconds(FLUX_DEV, split, replace(WORK, steps=steps + more), cost).total
+    assert (
+        seconds(FLUX_DEV, split, replace(WORK, steps=steps), cost).total
+        < seconds(FLUX_DEV, split, replace(WORK, steps=steps + more), cost).total
+    )
 
 
 @given(A_CARD, A_SPLIT, st.booleans())
@@ -49,7 +54,9 @@ def test_pipefusion_carries_the_text_with_every_patch() -> None:
     eighth = seconds(FLUX_DEV, Split(pipefusion=8), WORK, cost).arithmetic
     assert eighth * 8 / whole == pytest.approx(1.78, abs=0.01)
     no_text = replace(WORK, text_tokens=0)
-    assert seconds(FLUX_DEV, Split(pipefusion=8), no_text, cost).arithmetic * 8 == pytest.approx(seconds(FLUX_DEV, Split(), no_text, cost).arithmetic)
+    assert seconds(FLUX_DEV, Split(pipefusion=8), no_text, cost).arithmetic * 8 == pytest.approx(
+        seconds(FLUX_DEV, Split(), no_text, cost).arithmetic
+    )
 
 
 def test_uneven_stages_and_too_few_patches_cost_time() -> None:
@@ -69,7 +76,10 @@ def test_xfusers_tensor_parallelism_helps_less_than_megatrons() -> None:
 def test_splitting_the_decoder_saves_time() -> None:
     cost = CALIBRATION.cards["a100"]
     large = replace(WORK, width=4096, height=4096)
-    saved = seconds(FLUX_DEV, Split(ulysses=8), large, cost).total - seconds(FLUX_DEV, Split(ulysses=8), large, cost, split_decode=True).total
+    saved = (
+        seconds(FLUX_DEV, Split(ulysses=8), large, cost).total
+        - seconds(FLUX_DEV, Split(ulysses=8), large, cost, split_decode=True).total
+    )
     assert saved == pytest.approx(cost.decode * 16 * 7 / 8)
 
 
@@ -105,7 +115,9 @@ def test_nvlink_cards_without_nvlink_get_pcie_links() -> None:
 
 def test_one_4090_takes_about_sixteen_seconds() -> None:
     # DESIGN §1: a FLUX image takes about 16 s on one RTX 4090.
-    assert seconds(FLUX_DEV, Split(), WORK, CALIBRATION.parameters(GPUS["rtx-4090"])).total == pytest.approx(16, rel=0.2)
+    assert seconds(FLUX_DEV, Split(), WORK, CALIBRATION.parameters(GPUS["rtx-4090"])).total == pytest.approx(
+        16, rel=0.2
+    )
 
 
 def test_a_small_model_has_a_small_floor() -> None:
@@ -120,7 +132,9 @@ def test_unknown_stacks_are_like_xdit_but_for_tensor() -> None:
     assert known.stack("l20", "other") == Stack()
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", '{"cards": {"l20": {}}, "stacks": {}, "scaled_error": 1}', "nonsense"])
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", '{"cards": {"l20": {}}, "stacks": {}, "scaled_error": 1}', "nonsense"]
+)
 def test_a_file_that_is_no_calibration_is_refused(text: str) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
         load(text)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fluxsampler_planner.errors import Infeasible
 from fluxsampler_planner.gpus import GIB, MIB
 from fluxsampler_planner.host import Host, host_memory, payload_size
-from hypothesis import given
-from hypothesis import strategies as st
 
 EIGHT: dict[str, Any] = {
     "cuda": True, "cards": 8, "ranks": 8, "fallbacks": 2, "payload": GIB, "weights": 40 * GIB, "activations": 0,
@@ -51,12 +52,17 @@ def test_unknown_node_states_what_it_must_offer() -> None:
 
 def test_asked_for_store_is_kept_and_checked() -> None:
     assert host_memory(**{**EIGHT, "wanted_store": 16 * GIB}).store == 16 * GIB
-    with pytest.raises(Infeasible, match=r"spec\.objectStore\.memory: 1 GiB do not hold the payloads in flight \(1\.2 GiB"):
+    with pytest.raises(
+        Infeasible, match=r"spec\.objectStore\.memory: 1 GiB do not hold the payloads in flight \(1\.2 GiB"
+    ):
         host_memory(**{**EIGHT, "wanted_store": GIB})
 
 
 def test_a_node_that_is_too_small_is_refused_with_a_size_that_works() -> None:
-    with pytest.raises(Infeasible, match=r"spec\.hardware\.memory: the node offers 100 GiB, .* set spec\.objectStore\.memory to (\d+)Mi") as caught:
+    with pytest.raises(
+        Infeasible,
+        match=r"spec\.hardware\.memory: the node offers 100 GiB, .* set spec\.objectStore\.memory to (\d+)Mi",
+    ) as caught:
         host_memory(**{**EIGHT, "node": 100 * GIB})
     smaller = int(str(caught.value).rpartition(" to ")[2].split("Mi")[0]) * MIB
     proven(host_memory(**{**EIGHT, "node": 100 * GIB, "wanted_store": smaller}))
@@ -67,14 +73,24 @@ def test_a_node_that_is_too_small_is_refused_with_a_size_that_works() -> None:
 
 
 def test_a_store_beyond_dev_shm_is_refused_on_one_machine() -> None:
-    with pytest.raises(Infeasible, match=r"/dev/shm has 0\.06 GiB, the plan needs .* set it to (\d+)Mi or less") as caught:
+    with pytest.raises(
+        Infeasible, match=r"/dev/shm has 0\.06 GiB, the plan needs .* set it to (\d+)Mi or less"
+    ) as caught:
         host_memory(**{**LAPTOP, "shm_size": 64 * MIB})
     assert str(caught.value).startswith("spec.objectStore.memory")
     proven(host_memory(**{**LAPTOP, "shm_size": GIB}))
 
 
-@given(st.integers(1, 16), st.integers(0, 16), st.integers(0, 50 * GIB), st.booleans(), st.none() | st.integers(GIB, 200 * GIB))
-def test_what_is_returned_is_always_proven(cards: int, fallbacks: int, payload: int, cuda: bool, wanted: int | None) -> None:
+@given(
+    st.integers(1, 16),
+    st.integers(0, 16),
+    st.integers(0, 50 * GIB),
+    st.booleans(),
+    st.none() | st.integers(GIB, 200 * GIB),
+)
+def test_what_is_returned_is_always_proven(
+    cards: int, fallbacks: int, payload: int, cuda: bool, wanted: int | None
+) -> None:
     try:
         host = host_memory(
             cuda=cuda, cards=cards, ranks=cards, fallbacks=fallbacks, payload=payload, weights=40 * GIB, activations=GIB,
@@ -87,6 +103,13 @@ def test_what_is_returned_is_always_proven(cards: int, fallbacks: int, payload: 
 
 
 def test_payload_grows_with_requests() -> None:
-    one = payload_size(requests=1, text_tokens=512, text_width=4096, image_tokens=4096, channels=64, pixels=1 << 20)
+    one = payload_size(
+        requests=1, text_tokens=512, text_width=4096, image_tokens=4096, channels=64, pixels=1 << 20
+    )
     assert 10 * MIB < one < 20 * MIB
-    assert payload_size(requests=72, text_tokens=512, text_width=4096, image_tokens=4096, channels=64, pixels=1 << 20) == 72 * one
+    assert (
+        payload_size(
+            requests=72, text_tokens=512, text_width=4096, image_tokens=4096, channels=64, pixels=1 << 20
+        )
+        == 72 * one
+    )

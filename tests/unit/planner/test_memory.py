@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fluxsampler_planner.gpus import GIB
 from fluxsampler_planner.memory import (
     Form,
@@ -16,10 +19,8 @@ from fluxsampler_planner.memory import (
     total,
     transformer_size,
 )
-from fluxsampler_planner.models import FLUX_DEV, TINY_SHAPES
+from fluxsampler_planner.models import FLUX_DEV, TINY_SHAPES, ModelFacts
 from fluxsampler_planner.split import Split, splits, stage_blocks
-from hypothesis import given
-from hypothesis import strategies as st
 
 BF16 = Form(element=2, fp8=False, cuda=True)
 SQUARE = Picture(image_tokens=4096, text_tokens=512, pixels=1024 * 1024)
@@ -31,7 +32,15 @@ def transformer_gib(stages: int) -> list[float]:
         next(
             part.size / GIB
             for part in rank_parts(
-                FLUX_DEV, Split(pipefusion=stages), blocks, BF16, SQUARE, stage=stage, first=False, decodes=False, encoders=False
+                FLUX_DEV,
+                Split(pipefusion=stages),
+                blocks,
+                BF16,
+                SQUARE,
+                stage=stage,
+                first=False,
+                decodes=False,
+                encoders=False,
             )
             if part.name == "transformer"
         )
@@ -53,9 +62,15 @@ def test_stages_weigh_what_was_measured(stages: int, least: float, most: float) 
 
 
 def test_a_rank_holds_encoders_and_decoder_only_where_they_run() -> None:
-    plain = rank_parts(FLUX_DEV, Split(ulysses=2), (57,), BF16, SQUARE, stage=0, first=False, decodes=False, encoders=True)
-    first = rank_parts(FLUX_DEV, Split(ulysses=2), (57,), BF16, SQUARE, stage=0, first=True, decodes=False, encoders=True)
-    last = rank_parts(FLUX_DEV, Split(ulysses=2), (57,), BF16, SQUARE, stage=0, first=False, decodes=True, encoders=True)
+    plain = rank_parts(
+        FLUX_DEV, Split(ulysses=2), (57,), BF16, SQUARE, stage=0, first=False, decodes=False, encoders=True
+    )
+    first = rank_parts(
+        FLUX_DEV, Split(ulysses=2), (57,), BF16, SQUARE, stage=0, first=True, decodes=False, encoders=True
+    )
+    last = rank_parts(
+        FLUX_DEV, Split(ulysses=2), (57,), BF16, SQUARE, stage=0, first=False, decodes=True, encoders=True
+    )
     assert {part.name for part in first} - {part.name for part in plain} == {"T5", "CLIP"}
     assert {part.name for part in last} - {part.name for part in plain} == {"VAE"}
     assert total(first) - total(plain) == extra_of_first(FLUX_DEV, BF16)
@@ -76,7 +91,9 @@ def test_one_bf16_card_does_not_hold_flux_and_fp8_does() -> None:
     st.sampled_from([2, 4]),
     st.integers(64, 4096),
 )
-def test_fast_sums_equal_itemised_ones(model, split: Split, fp8: bool, cuda: bool, element: int, side: int) -> None:
+def test_fast_sums_equal_itemised_ones(
+    model: ModelFacts, split: Split, fp8: bool, cuda: bool, element: int, side: int
+) -> None:
     if split.pipefusion > model.blocks:
         return
     form, picture = Form(element, fp8, cuda), Picture(side * side // 256, 512, side * side)
@@ -86,7 +103,17 @@ def test_fast_sums_equal_itemised_ones(model, split: Split, fp8: bool, cuda: boo
 
         def itemised(stage: int = stage, *, decodes: bool, first: bool) -> int:
             return total(
-                rank_parts(model, split, blocks, form, picture, stage=stage, first=first, decodes=decodes, encoders=first)
+                rank_parts(
+                    model,
+                    split,
+                    blocks,
+                    form,
+                    picture,
+                    stage=stage,
+                    first=first,
+                    decodes=decodes,
+                    encoders=first,
+                )
             )
 
         assert itemised(decodes=False, first=False) == fast

@@ -6,15 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from fluxsampler_api.loading import load_file
 from fluxsampler_api.plan import PlanStatus
-from fluxsampler_planner import Hardware, Infeasible, Links, ManualLayoutRefused, ModelFacts, UnknownGpu, UnknownModel, plan
+from fluxsampler_planner import (
+    Hardware,
+    Infeasible,
+    Links,
+    ManualLayoutRefused,
+    ModelFacts,
+    UnknownGpu,
+    UnknownModel,
+    plan,
+)
 from fluxsampler_planner.gpus import GIB
 from fluxsampler_planner.plan import Plan, largest_picture
 from fluxsampler_planner.split import Split
-
 from tests.unit.planner.samplers import SCHNELL, sampler, tiny
 
+WIDTHS = {"joint_attention_dim": 4096, "pooled_projection_dim": 768}
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
 
 
@@ -45,7 +55,11 @@ def test_every_example_is_planned(path: Path) -> None:
 
 def test_eight_4090() -> None:
     # The issue's own case: FLUX.1-dev, 1024², 28 steps, bf16.
-    made = plan(sampler({"parallelism.target": {"width": 1024, "height": 1024, "steps": 28}, "model.dtype": "bfloat16"}))
+    made = plan(
+        sampler(
+            {"parallelism.target": {"width": 1024, "height": 1024, "steps": 28}, "model.dtype": "bfloat16"}
+        )
+    )
     sound(made)
     refused = {line.family: line for line in made.rejected}["ulysses/ring"]
     assert refused.reason == "InsufficientGPUMemory"
@@ -137,7 +151,9 @@ def test_a_warm_fallback_may_cost_a_stated_share_of_speed() -> None:
 
 
 def test_manual_layout_is_taken_as_it_is() -> None:
-    made = plan(sampler({"parallelism": {"mode": "Manual", "pipefusion": 4, "ulysses": 2, "gpusPerReplica": 8}}))
+    made = plan(
+        sampler({"parallelism": {"mode": "Manual", "pipefusion": 4, "ulysses": 2, "gpusPerReplica": 8}})
+    )
     sound(made)
     assert made.split == Split(pipefusion=4, ulysses=2)
 
@@ -146,7 +162,10 @@ def test_manual_layout_is_taken_as_it_is() -> None:
     ("changes", "hardware", "message"),
     [
         (
-            {"model.source": "file:///FLUX.1-dev", "parallelism": {"mode": "Manual", "ulysses": 5, "gpusPerReplica": 5}},
+            {
+                "model.source": "file:///FLUX.1-dev",
+                "parallelism": {"mode": "Manual", "ulysses": 5, "gpusPerReplica": 5},
+            },
             {},
             "spec.parallelism.ulysses: 5 does not divide 24 attention heads; use 1, 2, 3, 4, 6 or 8",
         ),
@@ -156,13 +175,22 @@ def test_manual_layout_is_taken_as_it_is() -> None:
             "spec.parallelism.ring: ulysses·ring 3 does not divide 512 text tokens",
         ),
         (
-            {"parallelism": {"mode": "Manual", "ring": 8, "gpusPerReplica": 8, "target": {"height": 1040, "width": 1024}}},
+            {
+                "parallelism": {
+                    "mode": "Manual",
+                    "ring": 8,
+                    "gpusPerReplica": 8,
+                    "target": {"height": 1040, "width": 1024},
+                }
+            },
             {},
             "does not divide the 65 rows of tokens of a 1024×1040 picture",
         ),
     ],
 )
-def test_manual_layouts_that_break_a_rule_are_refused_with_the_fix(changes: dict[str, Any], hardware: dict[str, Any], message: str) -> None:
+def test_manual_layouts_that_break_a_rule_are_refused_with_the_fix(
+    changes: dict[str, Any], hardware: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ManualLayoutRefused) as caught:
         plan(sampler(changes, **hardware))
     assert message in str(caught.value)
@@ -199,7 +227,9 @@ def test_manual_layouts_that_break_a_rule_are_refused_with_the_fix(changes: dict
         ({"objectStore.memory": "100Mi"}, {}, "spec.objectStore.memory", ["do not hold the payloads in flight"]),
     ],
 )  # fmt: skip
-def test_infeasible_says_what_would_make_it_fit(changes: dict[str, Any], hardware: dict[str, Any], path: str, advice: list[str]) -> None:
+def test_infeasible_says_what_would_make_it_fit(
+    changes: dict[str, Any], hardware: dict[str, Any], path: str, advice: list[str]
+) -> None:
     with pytest.raises(Infeasible) as caught:
         plan(sampler(changes, **hardware))
     assert caught.value.problems[0].path == path
@@ -208,13 +238,15 @@ def test_infeasible_says_what_would_make_it_fit(changes: dict[str, Any], hardwar
 
 
 def test_gpus_per_replica_above_the_node() -> None:
-    with pytest.raises(Infeasible, match=r"spec\.parallelism\.gpusPerReplica: 8 cards a replica, a node has 4"):
+    with pytest.raises(
+        Infeasible, match=r"spec\.parallelism\.gpusPerReplica: 8 cards a replica, a node has 4"
+    ):
         plan(sampler({"parallelism.gpusPerReplica": 8}, gpusPerNode="Auto"), Hardware(cards_per_node=4))
 
 
 def test_nothing_helps_a_model_that_is_far_too_large() -> None:
     huge = ModelFacts.from_config(
-        {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 1024, "attention_head_dim": 128, "joint_attention_dim": 4096, "pooled_projection_dim": 768},
+        {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 1024, "attention_head_dim": 128, **WIDTHS},
         name="huge",
     )  # fmt: skip
     with pytest.raises(Infeasible, match="no change of one field makes it fit"):
@@ -247,20 +279,26 @@ def test_auto_hardware_is_read_from_the_node() -> None:
         plan(sampler(gpusPerNode="Auto"))
     with pytest.raises(Infeasible, match=r"spec\.hardware\.gpusPerNode: 8 cards asked for, the node has 4"):
         plan(sampler(), Hardware(cards_per_node=4))
-    with pytest.raises(Infeasible, match=r"spec\.hardware\.memory: 512\.0 GiB asked for, the node has 256\.0"):
+    with pytest.raises(
+        Infeasible, match=r"spec\.hardware\.memory: 512\.0 GiB asked for, the node has 256\.0"
+    ):
         plan(sampler(memory="512Gi"), Hardware(host_memory=256 * GIB))
 
 
 @pytest.mark.parametrize("cores", [1, 2, 4, 64])
 def test_cpu_ranks_default_to_two_and_are_used(cores: int) -> None:
-    made = plan(tiny({"hardware.gpusPerNode": "Auto"}), Hardware(cores=cores, host_memory=16 * GIB, shm=8 * GIB))
+    made = plan(
+        tiny({"hardware.gpusPerNode": "Auto"}), Hardware(cores=cores, host_memory=16 * GIB, shm=8 * GIB)
+    )
     assert made.split == Split(ulysses=2)
     assert {line.family: line.reason for line in made.rejected}["single card"] == "FewerRanks"
     assert made.node.gpu.memory == 8 * GIB
 
 
 def test_measured_card_memory_counts() -> None:
-    with pytest.raises(Infeasible, match=r"needs .* GiB on a card at the least, 7\.5 usable.*16 cards a node|a card of"):
+    with pytest.raises(
+        Infeasible, match=r"needs .* GiB on a card at the least, 7\.5 usable.*16 cards a node|a card of"
+    ):
         plan(sampler({"fallback.enabled": False}, gpusPerNode=2), Hardware(card_memory=8 * GIB))
 
 
@@ -272,7 +310,10 @@ def test_exact_may_be_what_does_not_fit() -> None:
 def test_slow_links_change_the_layout() -> None:
     # On a host whose all-to-all collapses, Ulysses over eight cards loses.
     sound(quick := plan(sampler({"parallelism.exact": True}, gpu="a100")))
-    slow = plan(sampler({"parallelism.exact": True}, gpu="a100"), links=Links(ring={2: 20, 8: 20}, all_to_all={2: 0.5, 8: 0.5}))
+    slow = plan(
+        sampler({"parallelism.exact": True}, gpu="a100"),
+        links=Links(ring={2: 20, 8: 20}, all_to_all={2: 0.5, 8: 0.5}),
+    )
     assert quick.split.ulysses == 8
     assert slow.split.ulysses == 1
     assert plan(sampler(gpu="a100"), links=Links(neighbour=5)).cost.ring == ((2, 5e9),)
@@ -288,7 +329,13 @@ def test_an_unknown_model_needs_its_facts() -> None:
     mine = sampler({"model.source": "file:///models/mine"})
     with pytest.raises(UnknownModel):
         plan(mine)
-    config = {"num_layers": 4, "num_single_layers": 8, "num_attention_heads": 16, "attention_head_dim": 64, "joint_attention_dim": 2048, "pooled_projection_dim": 768}
+    config = {
+        "num_layers": 4,
+        "num_single_layers": 8,
+        "num_attention_heads": 16,
+        "attention_head_dim": 64,
+        **WIDTHS,
+    }
     made = plan(mine, model=ModelFacts.from_config(config, name="mine"))
     sound(made)
     assert made.model.name == "mine"
@@ -305,6 +352,10 @@ def test_the_largest_picture_still_fits_and_the_next_size_does_not() -> None:
 
 def test_too_many_families_are_folded_into_one_line() -> None:
     # A node of 15 cards has layouts of every family and many odd degrees.
-    made = plan(sampler({"parallelism.exact": True, "parallelism.target": {"height": 1008}}, gpusPerNode=15, gpu="l40"))
+    made = plan(
+        sampler(
+            {"parallelism.exact": True, "parallelism.target": {"height": 1008}}, gpusPerNode=15, gpu="l40"
+        )
+    )
     sound(made)
     assert sum(line.candidates for line in made.rejected) > 50

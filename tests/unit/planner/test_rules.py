@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from fluxsampler_planner.models import FLUX_DEV, TINY_SHAPES
 from fluxsampler_planner.rules import Request, divisors, refusal
 from fluxsampler_planner.split import Split
@@ -24,8 +25,18 @@ SQUARE = Request(FLUX_DEV, 1024, 1024, (512,), exact=False)
         (Split(ring=3), SQUARE, "TextNotDivisible", "ring"),
         (Split(ring=4), Request(FLUX_DEV, 1024, 1072, (512,), exact=False), "RowsNotDivisible", "ring"),
         (Split(ulysses=8), Request(FLUX_DEV, 1024, 1008, (512,), exact=False), "RowsNotDivisible", "ulysses"),
-        (Split(pipefusion=7), Request(TINY_SHAPES, 128, 128, (64,), exact=False), "StageWithoutBlock", "pipefusion"),
-        (Split(pipefusion=6), Request(TINY_SHAPES, 64, 64, (64,), exact=False), "PatchWithoutRow", "pipefusion"),
+        (
+            Split(pipefusion=7),
+            Request(TINY_SHAPES, 128, 128, (64,), exact=False),
+            "StageWithoutBlock",
+            "pipefusion",
+        ),
+        (
+            Split(pipefusion=6),
+            Request(TINY_SHAPES, 64, 64, (64,), exact=False),
+            "PatchWithoutRow",
+            "pipefusion",
+        ),
     ],
     ids=lambda value: str(value) if isinstance(value, Split | str) else "",
 )
@@ -38,7 +49,16 @@ def test_broken(split: Split, request_: Request, reason: str, field: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "split", [Split(), Split(ulysses=8), Split(ring=4), Split(ulysses=2, ring=2), Split(pipefusion=8), Split(2, 1, 4, 1), Split(tensor=4)]
+    "split",
+    [
+        Split(),
+        Split(ulysses=8),
+        Split(ring=4),
+        Split(ulysses=2, ring=2),
+        Split(pipefusion=8),
+        Split(2, 1, 4, 1),
+        Split(tensor=4),
+    ],
 )
 def test_sound(split: Split) -> None:
     assert refusal(split, SQUARE) is None

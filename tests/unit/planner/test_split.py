@@ -5,10 +5,11 @@ from __future__ import annotations
 from math import prod
 
 import pytest
-from fluxsampler_planner.models import FLUX_DEV, TINY_SHAPES
-from fluxsampler_planner.split import Split, patch_count, splits, stage_blocks, stage_parameters
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fluxsampler_planner.models import FLUX_DEV, TINY_SHAPES
+from fluxsampler_planner.split import Split, patch_count, splits, stage_blocks, stage_parameters
 
 
 @given(st.integers(1, 64))
@@ -53,7 +54,9 @@ def test_balance_by_bytes_is_no_worse_than_the_hand_made_one(stages: int, measur
     theirs = stage_parameters(FLUX_DEV, measured)
     assert sum(ours) == sum(theirs)
     assert max(ours) <= max(theirs)
-    assert max(abs(a - b) for a, b in zip(stage_blocks(FLUX_DEV, stages, "bytes"), measured, strict=True)) <= 2
+    assert (
+        max(abs(a - b) for a, b in zip(stage_blocks(FLUX_DEV, stages, "bytes"), measured, strict=True)) <= 2
+    )
 
 
 def test_balance_by_bytes_is_optimal_for_two_stages() -> None:
