@@ -30,7 +30,7 @@ def infeasible(inputs: Inputs, found: Found) -> Infeasible:
         )
     if found.least_bytes > gpu.usable:
         path = "spec.parallelism" if inputs.manual is not None else "spec.hardware"
-        need = f"{model} needs {found.least_bytes / GIB:.1f} GiB on a card at the least, {gpu.usable / GIB:.1f} usable on {gpu.title}"
+        need = f"{model} needs {found.least_bytes / GIB:.1f} GiB {inputs.place} at the least, {gpu.usable / GIB:.1f} usable on {gpu.title}"
         return Infeasible(problem(path, need + advice), rejected=rejected)
     smallest = min((form.size for form in inputs.fallback_forms), default=0)
     wanted = f"{max(1, inputs.min_fallbacks)} fallback(s) of {smallest / GIB:.1f} GiB placed {' or '.join(inputs.placements)}"

@@ -103,7 +103,7 @@ def explain(made: Plan) -> str:
         + (
             f" (±{100 * made.cost.error:.0f} % on held-out rows)"
             if made.cost.calibrated
-            else f" (not calibrated, ±{100 * made.cost.error:.0f} % assumed)"
+            else f" (not calibrated: scaled from the data sheets, ±{100 * made.cost.error:.0f} %)"
         ),
         f"           = encode {time.encode:.2f} + first step {time.first:.3f} + {time.steps - 1} × {time.step:.3f} + decode {time.decode:.2f}",
         f"           a step = arithmetic {time.arithmetic:.3f} + launches {time.launch:.3f} + links {time.links:.3f}",

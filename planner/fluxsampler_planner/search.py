@@ -50,6 +50,11 @@ class Inputs:
         """Whether cards are real."""
         return self.form.cuda
 
+    @property
+    def place(self) -> str:
+        """Where memory is counted, in words."""
+        return "on a card" if self.cuda else "in a rank process"
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -217,9 +222,7 @@ class _Search:
                         )
         self.least = needed if self.least is None else min(self.least, needed)
         if needed > usable:
-            message = (
-                f"the leanest, {split}, needs {needed / GIB:.1f} GiB on a card, {usable / GIB:.1f} usable"
-            )
+            message = f"{'' if split.ranks == 1 else 'the leanest, '}{split}{'' if split.ranks == 1 else ','} needs {needed / GIB:.1f} GiB {inputs.place}, {usable / GIB:.1f} usable"
             self._refuse(split.family, "InsufficientGPUMemory", message, needed)
         elif not fitted:
             message = f"{split} leaves no room for {_needed_fallback(inputs)}"

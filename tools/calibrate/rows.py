@@ -202,7 +202,9 @@ def _conditions(source: str, config: Mapping[str, str], resolution: str) -> None
                 f"{key}={config[key]}: "
                 + ("another way to communicate" if key in ("comm", "async") else "does not say which layout")
             )
-    known = {*NEUTRAL, "cache", "nodes", "offload", "rotate", "comm", "async", "hybrid", "sp", "cp"}
+    if config.get("batch", "1") != "1":
+        raise Refused(f"batch={config['batch']}: FluxSampler draws one picture at a time")
+    known = {*NEUTRAL, "batch", "cache", "nodes", "offload", "rotate", "comm", "async", "hybrid", "sp", "cp"}
     if unknown := sorted(set(config) - known):
         raise Refused(f"unknown condition {', '.join(unknown)}")
 

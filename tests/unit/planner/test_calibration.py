@@ -91,6 +91,7 @@ def test_the_written_file_reads_back(rows: list[Row]) -> None:
         ({"config": "ulysses=2;rotate=allgather"}, "rotate=allgather"),
         ({"config": "sp=2"}, "does not say which layout"),
         ({"config": "ulysses=2;comm=fp8"}, "another way to communicate"),
+        ({"config": "ulysses=2;batch=4"}, "one picture at a time"),
         ({"config": "ulysses=2;moon=full"}, "unknown condition moon"),
         ({"config": "ulysses=2;compile=maybe"}, "compile=maybe is unknown"),
         ({"config": "ulysses=2;model=sd3"}, "model sd3"),

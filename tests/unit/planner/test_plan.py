@@ -253,6 +253,13 @@ def test_nothing_helps_a_model_that_is_far_too_large() -> None:
         plan(sampler(), model=huge)
 
 
+def test_flux_on_a_small_cpu_machine_is_refused() -> None:
+    with pytest.raises(
+        Infeasible, match=r"FLUX\.1-dev needs .* GiB in a rank process at the least, 8\.0 usable on CPU"
+    ):
+        plan(tiny({"model.source": SCHNELL.replace("schnell", "dev")}), Hardware(host_memory=16 * GIB))
+
+
 def test_fp8_is_refused_on_cpu() -> None:
     with pytest.raises(Infeasible, match=r"spec\.model\.quantization: fp8 is 4 to 17 times slower on CPU"):
         plan(tiny({"model.quantization": "fp8"}))

@@ -49,7 +49,7 @@ def value(made: Plan) -> float:
     return made.chosen.score
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(requests(), CARDS, st.integers(1, 12), st.integers(1, 4))
 def test_more_cards_never_worsen_the_plan(changes: dict[str, Any], gpu: str, cards: int, more: int) -> None:
     fewer = attempt(changes, gpu, cards)
@@ -60,7 +60,7 @@ def test_more_cards_never_worsen_the_plan(changes: dict[str, Any], gpu: str, car
     assert value(larger) <= value(fewer)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(requests(), CARDS, st.sampled_from([1, 2, 4, 8]), st.integers(16, 80), st.integers(1, 40))
 def test_more_card_memory_never_makes_a_plan_infeasible_or_worse(
     changes: dict[str, Any], gpu: str, cards: int, memory: int, more: int
@@ -73,7 +73,7 @@ def test_more_card_memory_never_makes_a_plan_infeasible_or_worse(
     assert value(roomy) <= value(tight)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(requests(), CARDS, st.sampled_from([1, 2, 4, 8]), st.integers(64, 512), st.integers(1, 512))
 def test_more_host_memory_never_makes_a_plan_infeasible(
     changes: dict[str, Any], gpu: str, cards: int, memory: int, more: int
@@ -82,7 +82,7 @@ def test_more_host_memory_never_makes_a_plan_infeasible(
         assert attempt(changes, gpu, cards, host_memory=(memory + more) * GIB) is not None
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(requests(), CARDS, st.integers(1, 16), st.integers(1, 4))
 def test_every_plan_fits_and_breaks_no_rule(
     changes: dict[str, Any], gpu: str, cards: int, nodes: int
@@ -105,7 +105,7 @@ def test_every_plan_fits_and_breaks_no_rule(
         assert len(made.fallback.cards) >= made.fallback.warm
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(requests(), CARDS, st.sampled_from([2, 4, 8]), SIDES, SIDES, st.integers(1, 49))
 def test_a_plan_takes_longer_for_larger_pictures_and_more_steps(
     changes: dict[str, Any], gpu: str, cards: int, one: int, other: int, steps: int
