@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
@@ -72,16 +74,23 @@ class Page:
 
     def pixel(self, x: float = 0.5, y: float = 0.5) -> tuple[int, int, int]:
         """The picture's own colour at a share of its width and height."""
+        picture = self.pixels()
+        red, green, blue = picture[int(y * len(picture)), int(x * len(picture[0]))].tolist()
+        return red, green, blue
+
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """The whole picture, RGB [height, width, 3]."""
         script = """
         const picture = document.getElementById("picture");
         const canvas = Object.assign(document.createElement("canvas"),
           {width: picture.naturalWidth, height: picture.naturalHeight});
         const context = canvas.getContext("2d");
         context.drawImage(picture, 0, 0);
-        return [...context.getImageData(arguments[0] * canvas.width, arguments[1] * canvas.height, 1, 1).data];
+        const {data, width, height} = context.getImageData(0, 0, canvas.width, canvas.height);
+        return [[...data], width, height];
         """
-        red, green, blue, _ = self.browser.run(script, x, y)
-        return red, green, blue
+        data, width, height = self.browser.run(script)
+        return np.array(data, dtype=np.uint8).reshape(height, width, 4)[..., :3]
 
     def overflow(self) -> int:
         return int(self.browser.run("return document.documentElement.scrollWidth - innerWidth"))
