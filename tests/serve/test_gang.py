@@ -96,7 +96,12 @@ def test_cancel_before_the_first_step(tiny: ModelArgs, start_gang: StartGang) ->
 def test_cancel_from_another_thread(tiny: ModelArgs, start_gang: StartGang) -> None:
     gang = start_gang(tiny, STAGES)
     cancel, started = Cancel(), threading.Event()
-    stopper = threading.Thread(target=lambda: (started.wait(PATIENCE), cancel.set()))
+
+    def stop() -> None:
+        started.wait(PATIENCE)
+        cancel.set()
+
+    stopper = threading.Thread(target=stop)
     stopper.start()
     with pytest.raises(Cancelled):
         gang.sample(request(steps=200), lambda _: started.set(), cancel)
@@ -271,7 +276,8 @@ def test_close_ends_everything_and_leaks_no_descriptor(tiny: ModelArgs, forkserv
         assert all(gone(pid) for pid in pids)
         assert not engine.health().ready
     assert descriptors() == before
-    assert forkserver.pid is not None and not gone(forkserver.pid)
+    assert forkserver.pid is not None
+    assert not gone(forkserver.pid)
 
 
 # --- starting -------------------------------------------------------------------------------------

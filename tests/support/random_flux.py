@@ -62,7 +62,7 @@ def build(folder: Path, shape: Shape, dtype: torch.dtype = torch.float32, seed: 
     if dtype != torch.float32:
         recast(folder, dtype)
     with torch.device("meta"):
-        skeleton = FluxTransformer2DModel(**shape.config)  # type: ignore[no-untyped-call]  # diffusers
+        skeleton = FluxTransformer2DModel(**shape.config)
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, torch.Tensor] = {}
     for name, place in skeleton.state_dict().items():

@@ -1,0 +1,78 @@
+"""What differs by device, and the guard around xfuser."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+import pytest
+import torch
+
+from fluxsampler_serve import devices, xfuser_adapter
+from fluxsampler_serve.errors import AdapterMismatch
+from fluxsampler_serve.gang.linux import describe_exit, process_state
+
+
+def test_each_rank_has_its_card_or_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [devices.place("cuda", rank, 3).index for rank in range(3)] == [0, 1, 2]
+    monkeypatch.setattr(devices, "usable_cores", lambda: 8)
+    assert devices.place("cpu", 2, 4) == devices.RankPlace("cpu", 0, threads=2)
+    assert devices.place("cpu", 0, 16).threads == 1
+
+
+def test_thread_limit_of_the_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert devices.usable_cores() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "nonsense")
+    assert devices.usable_cores() >= 1
+
+
+def test_forkserver_is_held_single_threaded_and_on_loopback() -> None:
+    environment = devices.forkserver_environment({"OMP_NUM_THREADS": "8", "PATH": "/bin"})
+    assert environment["OMP_NUM_THREADS"] == environment["OPENBLAS_NUM_THREADS"] == "1"
+    assert environment["GLOO_SOCKET_IFNAME"] == "lo"
+    assert environment["PATH"] == "/bin"
+    assert devices.forkserver_environment({"GLOO_SOCKET_IFNAME": "eth7"})["GLOO_SOCKET_IFNAME"] == "eth7"
+
+
+def test_backends() -> None:
+    assert devices.collective_backend("cuda") == "nccl"
+    assert devices.collective_backend("cpu") == "gloo"
+    assert devices.attention_backend(ring=1) == "SDPA"
+    assert devices.attention_backend(ring=2) == "SDPA_FLASH"
+
+
+def test_the_cpu_needs_neither_caps_nor_waiting() -> None:
+    device = torch.device("cpu")
+    devices.limit_memory(device, 0.5)
+    devices.synchronize(device)
+    assert devices.memory_facts(device) == {}
+
+
+@pytest.mark.parametrize(("name", "found"), [("xfuser", "0.8.0"), ("yunchang", None)])
+def test_another_version_is_refused_by_name(
+    name: str, found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = importlib.metadata.version
+
+    def version(asked: str) -> str:
+        if asked != name:
+            return installed(asked)
+        if found is None:
+            raise importlib.metadata.PackageNotFoundError(asked)
+        return found
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(AdapterMismatch, match=rf"{name}.*install {name}=="):
+        xfuser_adapter.check_versions()
+
+
+def test_installed_versions_are_those_of_the_adapter() -> None:
+    xfuser_adapter.check_versions()
+
+
+def test_ends_of_processes_in_words() -> None:
+    assert describe_exit(9) == "was killed by SIGKILL (out of memory?)"
+    assert describe_exit(6) == "was killed by SIGABRT"
+    assert describe_exit(3 << 8) == "exited with code 3"
+    assert process_state(2**22 + 1) == "gone"
+    assert process_state(1) in "RSDI"
