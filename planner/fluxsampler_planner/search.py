@@ -222,7 +222,8 @@ class _Search:
                         )
         self.least = needed if self.least is None else min(self.least, needed)
         if needed > usable:
-            message = f"{'' if split.ranks == 1 else 'the leanest, '}{split}{'' if split.ranks == 1 else ','} needs {needed / GIB:.1f} GiB {inputs.place}, {usable / GIB:.1f} usable"
+            name = "single" if split.ranks == 1 else f"the leanest, {split},"
+            message = f"{name} needs {needed / GIB:.1f} GiB {inputs.place}, {usable / GIB:.1f} usable"
             self._refuse(split.family, "InsufficientGPUMemory", message, needed)
         elif not fitted:
             message = f"{split} leaves no room for {_needed_fallback(inputs)}"
