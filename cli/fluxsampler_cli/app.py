@@ -95,7 +95,9 @@ app = typer.Typer(
     epilog=EXIT_CODES_HELP,
 )
 
-FileArgument = Annotated[Path, typer.Argument(help="YAML with one or more FluxSamplers.", show_default=False)]
+FileArgument = Annotated[
+    Path, typer.Argument(metavar="FILE", help="YAML with one or more FluxSamplers.", show_default=False)
+]
 SelectOption = Annotated[
     str | None,
     typer.Option("--select", metavar="NAME", help="Which FluxSampler of a file that holds several."),
@@ -174,7 +176,9 @@ def up(
 
 @app.command(rich_help_panel="Run")
 def down(
-    name: Annotated[str | None, typer.Argument(help="What to stop; may be left out when one is up.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="What to stop; may be left out when one is up.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Stop every service of this machine.")] = False,
 ) -> None:
     """Stop what `up` started, and remove all it left, also after a crash.
@@ -188,7 +192,9 @@ def down(
 
 @app.command(rich_help_panel="Run")
 def status(
-    name: Annotated[str | None, typer.Argument(help="Which service; all when left out.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Which service; all when left out.")
+    ] = None,
     form: Annotated[Format, typer.Option("--output", "-o", help="Format of the answer.")] = Format.TABLE,
 ) -> None:
     """Show what is up on this machine: starting, running, failed or dead."""
@@ -200,7 +206,10 @@ def status(
 @app.command(rich_help_panel="Use")
 def generate(
     prompt: Annotated[
-        str, typer.Argument(help="What to draw; - reads it from standard input.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="PROMPT", help="What to draw; - reads it from standard input.", show_default=False
+        ),
     ],
     file: Annotated[
         Path | None,
@@ -295,7 +304,7 @@ def validate(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILE...", help="YAML files, each with one or more FluxSamplers.", show_default=False
+            metavar="FILE", help="YAML files, each with one or more FluxSamplers.", show_default=False
         ),
     ],
 ) -> None:

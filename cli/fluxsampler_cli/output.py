@@ -55,7 +55,7 @@ def print_plan(name: str, plan: PlanStatus, *, explain: bool = False, error: boo
     """A plan as tables: the layout, the cards, the host; with ``explain`` the proof and the refusals."""
     to = console(error=error)
     to.print(Panel(_summary(plan), title=f"plan of {name}", title_align="left", expand=False))
-    to.print(_cards(plan.memory.cards))
+    to.print(_cards(plan.memory.cards, explain=explain))
     if explain:
         to.print(_host(plan.memory.host))
         to.print(_rejected(plan))
@@ -85,16 +85,28 @@ def _summary(plan: PlanStatus) -> Table:
     return table
 
 
-def _cards(cards: Iterable[CardMemory]) -> Table:
+def _cards(cards: Iterable[CardMemory], *, explain: bool) -> Table:
     table = Table(title="memory by card", title_justify="left", box=None, pad_edge=False)
     for column in ("card", "role", "holds", "total", "of"):
         table.add_column(
             column, justify="right" if column in ("card", "total", "of") else "left", overflow="fold"
         )
     for card in cards:
-        parts = ", ".join(f"{one.name} {_gib(one.gib)}" for one in card.components if one.gib > 0)
-        table.add_row(str(card.index), card.role, parts, _gib(card.total_gib), _gib(card.usable_gib))
+        parts = [(one.name, one.gib) for one in card.components if one.gib > 0]
+        parts = parts if explain else _summed(parts, card.total_gib)
+        holds = ", ".join(f"{name} {_gib(gib)}" for name, gib in parts)
+        table.add_row(str(card.index), card.role, holds, _gib(card.total_gib), _gib(card.usable_gib))
     return table
+
+
+def _summed(parts: list[tuple[str, float]], total: float) -> list[tuple[str, float]]:
+    """The large parts by name; a fallback as one, and what is below a twentieth of them all as one."""
+    found: dict[str, float] = {}
+    for name, gib in parts:
+        kept = "fallback" if name.startswith("fallback: ") else name if gib >= total / 20 else "other"
+        found[kept] = found.get(kept, 0.0) + gib
+    other = found.pop("other", None)
+    return [*found.items(), *([] if other is None else [("other", other)])]
 
 
 def _host(host: HostMemory) -> Table:

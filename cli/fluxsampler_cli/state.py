@@ -119,10 +119,15 @@ class Lock:
     @classmethod
     def acquire(cls, path: Path, name: str, wait: float = 0.0) -> Lock:
         """Take the lock at ``path``, or raise :class:`AlreadyRunning` after ``wait`` seconds."""
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         deadline = time.monotonic() + wait
         while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise LocalError(
+                    f"{path.parent} cannot be written: {error.strerror}; set XDG_STATE_HOME to a folder of yours"
+                ) from error
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # The holder before us removed the file: what we locked has no name any more.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 TOKEN_VARIABLE = "FLUXSAMPLER_API_TOKEN"  # noqa: S105 - the name, not the token
 _GIB = 1 << 30
 _STOP_SECONDS = 60.0
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ def up(options: UpOptions) -> None:
             _clear_remains(folder, name)
             job = wanted.model_copy(update={"port": _port(folder, options.host, options.port)})
             output.print_plan(name, plan.status(), error=True)
+            _warn_if_open(job)
             Path(job.log).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             Path(job.log).write_bytes(b"")
             with StartProgress(name) as progress:
@@ -161,6 +163,15 @@ def _actors(args: AppArgs) -> int:
     return args.serving.gateway_replicas + parallel + fallback
 
 
+def _warn_if_open(job: Job) -> None:
+    if job.host not in _LOOPBACK and job.args.serving.auth_token_env is None:
+        output.say(
+            f"warning: {job.host} may be reached from other machines, and no API token is asked for; "
+            "give --token-file, or set spec.serving.authSecretRef",
+            style="yellow",
+        )
+
+
 def _report_running(folder: StateFolder, wanted: Job, error: AlreadyRunning, *, detach: bool) -> None:
     """Be content with a running service of the very same file, else refuse."""
     state = folder.read(wanted.name)
@@ -220,5 +231,9 @@ def _follow(job: Job, folder: StateFolder, child: subprocess.Popen[bytes], progr
 
 def _raise_failed(job: Job, folder: StateFolder, state: InstanceState | None, code: int) -> NoReturn:
     folder.forget(job.name)
+    if code == 0:
+        raise StartFailed(
+            f"{job.name} was stopped while it started, by `fluxsampler down` or a signal to its keeper"
+        )
     message = state.error if state is not None and state.error else f"the keeper ended with status {code}"
     raise StartFailed(message, *keeper.log_tail(Path(job.log)))

@@ -232,6 +232,14 @@ def test_status_of_a_running_and_a_starting_one(up: Callable[..., Up], run: Run)
     assert "tiny is not up; start it with" in gone.stderr
 
 
+def test_an_open_address_without_a_token_is_warned_of(up: Callable[..., Up]) -> None:
+    running = up("", "--host", "0.0.0.0")
+    state = running.until(lambda state: state.phase == "running")
+    assert state.url == f"http://127.0.0.1:{state.port}"
+    _, _, error = running.end(signal.SIGINT)
+    assert "warning: 0.0.0.0 may be reached from other machines, and no API token is asked for" in error
+
+
 def test_the_token_is_in_no_file_and_no_argument(
     up: Callable[..., Up], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

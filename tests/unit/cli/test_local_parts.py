@@ -110,6 +110,12 @@ def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
     StateFolder(tmp_path).take_lock("a", wait=10).release()
 
 
+def test_a_state_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(LocalError, match="cannot be written: Not a directory; set XDG_STATE_HOME"):
+        StateFolder(tmp_path / "file" / "below").take_lock("a")
+
+
 def test_a_damaged_state_is_said(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{", encoding="utf-8")
     with pytest.raises(LocalError, match=r"a\.json is damaged; remove it"):
