@@ -85,6 +85,7 @@ class Browser:
             deviceScaleFactor=1,
             mobile=phone,
         )
+        self.command("Emulation.setTouchEmulationEnabled", enabled=phone)
 
     def prefer(self, *, dark: bool = False, reduced_motion: bool = False) -> None:
         """Emulates the person's settings."""

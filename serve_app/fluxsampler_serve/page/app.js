@@ -64,6 +64,7 @@ function setUp(info) {
       byId("prompt").focus();
     },
   }, text)));
+  byId("invitation").hidden = false;
   byId("form").dataset.ready = "yes";
   byId("draw").disabled = false;
 }

@@ -33,7 +33,7 @@ function words({ status, code, message }) {
   if (code === "interrupted") return [message, "Your settings are kept: draw again."];
   if (status === 0) return [message, "Is it running? Your settings are kept: draw again when it is back."];
   const said = plain(message);
-  if (status === 504) return ["The picture took longer than the server allows.", `${said} Fewer steps or a smaller size are faster.`];
+  if (status === 504) return ["The picture took longer than the server allows.", "Fewer steps or a smaller size are faster."];
   if (status === 503) return ["No engine is ready.", `${said} Settings are kept: draw again in a moment.`];
   if (status >= 500) return ["The server failed while drawing.", said];
   return [said, ""];

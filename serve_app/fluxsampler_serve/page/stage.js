@@ -20,6 +20,7 @@ let preview = null;
 function set(state) {
   byId("figure").dataset.state = state;
   byId("empty").hidden = state !== "empty";
+  byId("sheet").hidden = state === "empty";
   byId("drawing").hidden = state !== "drawing";
   byId("caption").hidden = state !== "drawn";
 }
@@ -29,9 +30,15 @@ export function announce(text) {
   byId("announce").textContent = text;
 }
 
+/** Gives the picture its place before it is there, so that nothing jumps when it comes. */
 function frame({ width, height }) {
-  byId("frame").style.setProperty("--ratio", `${width} / ${height}`);
-  byId("frame").style.setProperty("--width", width);
+  byId("sheet").style.setProperty("--ratio", `${width} / ${height}`);
+  byId("sheet").style.setProperty("--width", width);
+}
+
+/** On a narrow screen the picture is below the form: brings it into view. */
+function reveal() {
+  if (matchMedia("(max-width: 56rem)").matches) byId("figure").scrollIntoView({ block: "nearest" });
 }
 
 /** Starts the progress bar of a new picture. */
@@ -52,7 +59,7 @@ export function begin(settings) {
   tick();
   ticking = setInterval(tick, 100);
   announce("Drawing");
-  byId("figure").scrollIntoView({ block: "nearest" }); // On a phone it is below the form.
+  reveal();
 }
 
 export function progress({ step, steps, engine }) {
@@ -110,4 +117,5 @@ export function show({ url, settings, engine, reason, seconds: took, cutTokens }
   const file = settings.prompt.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60).replace(/^-|-$/g, "");
   Object.assign(byId("download"), { href: url, download: `${file || "picture"}-${settings.seed}.png` });
   byId("full").href = url;
+  reveal();
 }

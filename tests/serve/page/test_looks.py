@@ -157,3 +157,20 @@ def test_reduced_motion_is_honoured(page: Page, server: ScriptedServer, hold: th
     page.browser.prefer(reduced_motion=True)
     assert page.browser.run(moving) == 0
     assert page.element("progress").get_attribute("aria-valuenow") is None  # Nothing is known yet.
+
+
+def test_phone_sees_the_progress_of_what_it_asked_for(
+    page: Page, server: ScriptedServer, hold: threading.Event
+) -> None:
+    page.browser.screen(*PHONE, phone=True)
+    page.browser.until(f"innerWidth === {PHONE[0]}")
+    _drawing(page, server, hold)
+    inside = f"""
+    const box = document.getElementById(arguments[0]).getBoundingClientRect();
+    return box.top >= 0 && box.bottom <= {PHONE[1]};
+    """
+    assert [name for name in ("picture", "progress", "cancel") if not page.browser.run(inside, name)] == []
+    hold.set()
+    page.drawn(1)
+    assert page.browser.run(inside, "download")
+    assert not page.shown("keys")  # No keyboard is there.
