@@ -128,12 +128,9 @@ def _cut(counted: _Counted, max_text_tokens: int, truncate: bool, limit: int | N
     beyond = max(0, counted.tokens - max_text_tokens)
     if beyond and not truncate:
         more = "" if counted.whole else "more than "
-        raise_it = f"raise max_text_tokens up to {limit} " if limit and limit > max_text_tokens else ""
-        advice = (
-            f"shorten it, {raise_it}or set truncate_prompt"
-            if raise_it
-            else "shorten it or set truncate_prompt"
-        )
+        up_to = f" up to {limit}" if limit is not None else ""
+        raised = f", raise max_text_tokens{up_to}" if limit is None or limit > max_text_tokens else ""
+        advice = f"shorten it{raised} or set truncate_prompt"
         raise PromptTooLong(
             f"prompt has {more}{counted.tokens} tokens, max_text_tokens is {max_text_tokens}: {advice}"
         )

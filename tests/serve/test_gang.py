@@ -321,7 +321,7 @@ def test_long_prompt_is_refused_or_truncated_alike(
     gang = start_gang(tiny, ULYSSES)
     words = "a red circle and " * 12
     for engine in (gang, single(tiny)):
-        with pytest.raises(PromptTooLong, match="16 are allowed"):
+        with pytest.raises(PromptTooLong, match="max_text_tokens is 16"):
             draw(engine, request(prompt=words))
         with pytest.raises(PromptTooLong):
             draw(engine, request(negative_prompt=words, true_cfg_scale=2.0))

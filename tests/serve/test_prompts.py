@@ -57,6 +57,8 @@ def test_a_long_prompt_is_refused_with_the_count_and_the_way_out(pipeline: FluxP
     )
     with pytest.raises(PromptTooLong, match=r": shorten it or set truncate_prompt$"):
         encode_prompt(pipeline, prompt, 64, truncate=False, limit=64)
+    with pytest.raises(PromptTooLong, match=r": shorten it, raise max_text_tokens or set truncate_prompt$"):
+        encode_prompt(pipeline, prompt, 64, truncate=False)
 
 
 def test_the_limit_itself_fits(pipeline: FluxPipeline) -> None:

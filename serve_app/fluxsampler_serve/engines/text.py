@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from diffusers import FluxPipeline
 
-from fluxsampler_serve.errors import PromptTooLong
+from fluxsampler_serve.prompts import encode_prompt
 from fluxsampler_serve.weights import load_text_encoders, load_tokenizers
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Conditioning:
 
 
 class TextEncoder:
-    """CLIP and T5 with their tokenizers, used through diffusers' own ``encode_prompt``."""
+    """CLIP and T5 with their tokenizers, held as a FluxPipeline without the rest."""
 
     def __init__(self, prepared: PreparedModel, device: torch.device) -> None:
         clip, t5 = load_text_encoders(prepared, device)
@@ -47,8 +47,7 @@ class TextEncoder:
             tokenizer_2=tokenizer_2,
             transformer=None,
         )
-        self._device = device
-        self._remembered: OrderedDict[tuple[str, int], Conditioning] = OrderedDict()
+        self._remembered: OrderedDict[tuple[str, int, bool], Conditioning] = OrderedDict()
 
     def encode(self, request: SampleRequest) -> tuple[Conditioning, Conditioning | None]:
         """The prompt, and the negative one where true CFG asks for it.
@@ -62,20 +61,11 @@ class TextEncoder:
         return positive, None
 
     def _encode(self, prompt: str, request: SampleRequest) -> Conditioning:
-        excess = max(0, len(self._pipeline.tokenizer_2(prompt)["input_ids"]) - request.max_text_tokens)
-        if excess and not request.truncate_prompt:
-            raise PromptTooLong(
-                f"the prompt has {request.max_text_tokens + excess} tokens, {request.max_text_tokens} are allowed: "
-                "shorten it, raise max_text_tokens, or ask for truncation"
-            )
-        key = (prompt, request.max_text_tokens)
+        key = (prompt, request.max_text_tokens, request.truncate_prompt)
         known = self._remembered.pop(key, None)
         if known is None:
-            with torch.inference_mode():
-                embeds, pooled, _ = self._pipeline.encode_prompt(
-                    prompt, prompt_2=None, device=self._device, max_sequence_length=request.max_text_tokens
-                )
-            known = Conditioning(embeds, pooled, excess)
+            encoded = encode_prompt(self._pipeline, prompt, request.max_text_tokens, request.truncate_prompt)
+            known = Conditioning(encoded.prompt_embeds, encoded.pooled_prompt_embeds, encoded.truncated_tokens)
         self._remembered[key] = known
         if len(self._remembered) > REMEMBERED_PROMPTS:
             self._remembered.popitem(last=False)

@@ -16,6 +16,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fluxsampler_api.app_args import RequestDefaults, SizeLimits
@@ -23,6 +24,8 @@ from fluxsampler_serve.errors import ModelCorrupt, ModelMismatch
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+log = structlog.get_logger(__name__)
 
 FACTS_FILE = "fluxsampler.json"
 
@@ -59,7 +62,7 @@ class ModelFacts:
 
 
 class _Sizes(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="ignore")
 
     multiple_of: int = Field(16, ge=1)
     min: int = Field(ge=16)
@@ -68,9 +71,10 @@ class _Sizes(BaseModel):
 
 
 class _FactsFile(BaseModel):
-    """The schema of ``fluxsampler.json``; every field is optional, unknown ones are refused."""
+    """The schema of ``fluxsampler.json``; every field is optional. Unknown ones are those of a later
+    version: they are logged and left alone."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="ignore")
 
     defaults: RequestDefaults | None = None
     sizes: _Sizes | None = None
@@ -127,8 +131,11 @@ def read_facts(folder: Path) -> ModelFacts:
 def _read_own(path: Path) -> _FactsFile:
     if not path.exists():
         return _FactsFile()
+    found = read_json(path)
+    if unknown := sorted(set(found) - set(_FactsFile.model_fields)):
+        log.warning("unknown fields", file=str(path), fields=unknown)
     try:
-        return _FactsFile.model_validate(read_json(path))
+        return _FactsFile.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

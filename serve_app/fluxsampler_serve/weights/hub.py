@@ -49,6 +49,7 @@ log = structlog.get_logger(__name__)
 BACKOFF_SECONDS = (1.0, 3.0, 10.0, 30.0)
 # Busy, or broken for the moment.
 _TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 # The hub names blobs that it keeps in LFS by their SHA-256, all others by their git id (SHA-1).
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 8 << 20
@@ -84,6 +85,9 @@ def download(
     """
     _resume_on_reset()
     job = _Download(repo, revision, cache, token_env, progress)
+    # Without the lock, so that a cache that is there may be mounted read-only.
+    if revision is not None and _COMMIT.fullmatch(revision) and (folder := job.verified(revision)):
+        return folder, revision
     with exclusive(cache.parent / "locks" / f"hub-{repo.replace('/', '--')}.lock"):
         return job.run()
 
@@ -170,15 +174,22 @@ class _Download:
             tqdm_class=tqdm_class,
         )
 
+    def verified(self, commit: str) -> Path | None:
+        """The snapshot of ``commit`` if all of it is there and was compared with the checksums."""
+        folder = self._local(commit)
+        return folder if folder is not None and not self._unverified(folder) else None
+
+    def _unverified(self, folder: Path) -> list[Path]:
+        marks = self.cache / "verified"
+        named = [
+            path for path in sorted(folder.rglob("*.safetensors")) if _SHA256.fullmatch(path.resolve().name)
+        ]
+        return [path for path in named if not (marks / path.resolve().name).exists()]
+
     def _verify(self, folder: Path) -> None:
         """Compare what was downloaded with the hub's checksums, each blob once."""
-        verified = self.cache / "verified"
-        verified.mkdir(exist_ok=True)
-        for path in sorted(folder.rglob("*.safetensors")):
+        for path in self._unverified(folder):
             blob = path.resolve()
-            mark = verified / blob.name
-            if not _SHA256.fullmatch(blob.name) or mark.exists():
-                continue
             if _sha256(blob) != blob.name:
                 # Unlinked, not overwritten: whoever has it mapped keeps it.
                 path.unlink()
@@ -187,6 +198,8 @@ class _Download:
                     f"{path.relative_to(folder)} of {self.what} arrived damaged (its SHA-256 is not {blob.name[:12]}…): "
                     "start again to download it once more"
                 )
+            mark = self.cache / "verified" / blob.name
+            mark.parent.mkdir(exist_ok=True)
             mark.touch()
 
     def _explain(self, error: Exception) -> ModelError:

@@ -58,13 +58,20 @@ def test_own_defaults_and_sizes_win(tmp_path: Path) -> None:
     assert facts.sizes.max_pixels == 128 * 128
 
 
+def test_fields_of_a_later_version_are_left_alone(tmp_path: Path) -> None:
+    assert (
+        read_facts(_folder(tmp_path, {"max_text_tokens": 128, "license": "apache-2.0"})).max_text_tokens
+        == 128
+    )
+
+
 @pytest.mark.parametrize(
     ("own", "why"),
     [
         ("{not json", "cannot be read as JSON"),
         ("[1]", "holds no JSON object"),
         ({"sizes": {"min": 64}}, r"sizes\.max: Field required"),
-        ({"default": {}}, "default: Extra inputs are not permitted"),
+        ({"defaults": {"width": 128}}, r"defaults\.height: Field required"),
         ({"max_text_tokens": 4096}, "max_text_tokens: Input should be less than or equal to 512"),
     ],
 )
