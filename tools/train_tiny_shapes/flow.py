@@ -21,14 +21,14 @@ from torch.multiprocessing.spawn import spawn
 from .architecture import Denoiser
 from .latents import LatentSource
 from .prompts import training_prompt
-from .schedule import Budget, MovingAverage, learning_rate, set_learning_rate
+from .schedule import Budget, MovingAverage, learning_rate, set_learning_rate, short_first
 from .scope import Scene
 from .vocabulary import clip_tokenizer, letter_case_pairs, t5_tokenizer
 
 log = logging.getLogger(__name__)
 
 TEXT_LENGTH_WEIGHTS: Final[dict[int, float]] = {16: 0.3, 32: 0.5, 64: 0.2}
-"""T5 context length in tokens to how often it is trained with."""
+"""T5 context length in tokens to how often it is trained with, at the end of the run."""
 AVERAGE_EVERY: Final[int] = 8
 """Steps between two averages of the parameters over the processes."""
 CHECKPOINT_SECONDS: Final[float] = 60.0
@@ -40,7 +40,7 @@ class FlowSettings:
 
     seconds: float
     processes: int = 2
-    batch: int = 32
+    batch: int = 24
     peak_rate: float = 3e-3
     flat_share: float = 0.5
     average_decay: float = 0.998
@@ -48,7 +48,7 @@ class FlowSettings:
     sigma_spread: float = 1.1
     seed: int = 11
     start_from: Path | None = None
-    """Averaged parameters of an earlier run to go on from."""
+    """Averaged parameters of an earlier run to go on from. All lengths then count alike from the start."""
 
 
 class BlockOptimizer:
@@ -91,10 +91,15 @@ class PromptReader:
         self.t5 = t5_tokenizer()
         self._rng = rng
 
-    def read(self, scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor]:
-        """CLIP ids (count, longest) and T5 ids (count, a random one of the trained lengths)."""
+    def read(self, scenes: list[Scene], progress: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """CLIP ids (count, longest) and T5 ids (count, a random one of the trained lengths).
+
+        Early in the run, `progress` near 0, short lengths are more frequent.
+        """
         prompts = [training_prompt(scene, self._rng) for scene in scenes]
-        (length,) = self._rng.choices(list(TEXT_LENGTH_WEIGHTS), list(TEXT_LENGTH_WEIGHTS.values()))
+        lengths = list(TEXT_LENGTH_WEIGHTS)
+        weights = [TEXT_LENGTH_WEIGHTS[length] * short_first(length, progress) for length in lengths]
+        (length,) = self._rng.choices(lengths, weights)
         clip = self.clip(prompts, padding=True, truncation=True, return_tensors="pt")
         t5 = self.t5(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         return clip.input_ids, t5.input_ids
@@ -119,8 +124,9 @@ def _train_process(rank: int, settings: FlowSettings, latents: Path, out: Path, 
     budget = Budget(settings.seconds)
     step, progress, losses, saved = 0, 0.0, 0.0, 0.0
     while progress < 1.0:
-        clean, positions, scenes = source.batch(settings.batch)
-        clip_ids, t5_ids = reader.read(scenes)
+        stage = progress if settings.start_from is None else 1.0
+        clean, positions, scenes = source.batch(settings.batch, stage)
+        clip_ids, t5_ids = reader.read(scenes, stage)
         sigma = torch.sigmoid(torch.randn(len(clean)) * settings.sigma_spread + settings.sigma_mean)
         noise = torch.randn_like(clean)
         noisy = torch.lerp(clean, noise, sigma[:, None, None])

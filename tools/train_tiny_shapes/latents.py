@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL
 
 from .autoencoder import as_tensor
 from .drawing import draw
+from .schedule import short_first
 from .scope import SIDES, Scene, all_scenes
 
 log = logging.getLogger(__name__)
@@ -65,11 +66,18 @@ class LatentSource:
         self._rng = rng
         self._scenes = all_scenes()
         self._sizes = [(width, height) for width in SIDES for height in SIDES]
-        self._weights = [SQUARE_WEIGHT if width == height else 1 for width, height in self._sizes]
 
-    def batch(self, count: int) -> tuple[torch.Tensor, torch.Tensor, list[Scene]]:
-        """Packed latents (count, tokens, 64), their positions (tokens, 3), and their scenes."""
-        ((width, height),) = self._rng.choices(self._sizes, self._weights)
+    def _weight(self, width: int, height: int, progress: float) -> float:
+        """How often a size is trained on, relative to the others."""
+        return short_first(width * height // 256, progress) * (SQUARE_WEIGHT if width == height else 1)
+
+    def batch(self, count: int, progress: float) -> tuple[torch.Tensor, torch.Tensor, list[Scene]]:
+        """Packed latents (count, tokens, 64), their positions (tokens, 3), and their scenes.
+
+        Early in the run, `progress` near 0, small pictures are more frequent.
+        """
+        weights = [self._weight(width, height, progress) for width, height in self._sizes]
+        ((width, height),) = self._rng.choices(self._sizes, weights)
         latents = self._store[f"{width}x{height}"]
         rows = [self._rng.randrange(len(latents)) for _ in range(count)]
         scenes = [self._scenes[row % len(self._scenes)] for row in rows]

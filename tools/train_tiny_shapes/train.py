@@ -21,6 +21,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
     parser.add_argument("--autoencoder-seconds", type=float, default=360.0)
     parser.add_argument("--flow-seconds", type=float, default=2400.0)
+    parser.add_argument(
+        "--flow-rate", type=float, default=3e-3, help="highest learning rate of the flow training"
+    )
     parser.add_argument("--processes", type=int, default=2, help="processes of the flow training")
     parser.add_argument(
         "--start-from", type=Path, help="denoiser.pt of an earlier flow training to go on from"
@@ -55,7 +58,10 @@ def main() -> None:
 
     def train_flow() -> None:
         settings = flow.FlowSettings(
-            arguments.flow_seconds, arguments.processes, start_from=arguments.start_from
+            arguments.flow_seconds,
+            arguments.processes,
+            peak_rate=arguments.flow_rate,
+            start_from=arguments.start_from,
         )
         flow.train(settings, latents_path, denoiser_path)
 
