@@ -38,6 +38,8 @@ def families(inputs: Inputs, found: Found) -> tuple[Rejection, ...]:
     if found.best is not None:
         slower = [other for family, other in found.families.items() if family != found.best.split.family]
         slower.sort(key=lambda other: other.order)
+        if found.fastest is not None and found.fastest.value < found.best.value * 0.999:
+            slower = [found.fastest, *(other for other in slower if other.split != found.fastest.split)]
         lines += [_slower(inputs, found.best, other) for other in slower]
     if len(lines) > MOST_LINES:
         rest = lines[MOST_LINES - 1 :]
@@ -64,12 +66,7 @@ def _slower(inputs: Inputs, best: Candidate, other: Candidate) -> Rejection:
             "FewerRanks",
             f"{other.split} uses {other.split.ranks} of {best.split.ranks} rank processes; on CPU those asked for are used",
         )
-    better = (
-        other.images_per_minute > best.images_per_minute
-        if inputs.throughput
-        else other.seconds.total < best.seconds.total
-    )
-    if better:
+    if other.value < best.value:
         return line("FallbackWouldBeCold", f"{figures}, but its fallback would be {other.placement}")
     if other.placement != best.placement:
         figures += f", with its fallback {other.placement}"

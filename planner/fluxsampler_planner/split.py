@@ -76,21 +76,26 @@ def stage_blocks(model: ModelFacts, stages: int, by: str) -> tuple[int, ...]:
     starts = [0]
     for weight in weights:
         starts.append(starts[-1] + weight)
-    # best[i]: (largest stage, sum of squares, cuts) of the first i blocks in the stages so far.
-    best: list[tuple[int, int, tuple[int, ...]] | None] = [(0, 0, (0,))] + [None] * model.blocks
+    # best[i]: (largest stage, sum of squares) of the first i blocks in the stages so far; cuts[stage][i]: where its last stage began.
+    best: list[tuple[int, int] | None] = [(0, 0)] + [None] * model.blocks
+    cuts: list[list[int]] = []
     for stage in range(1, stages + 1):
-        then: list[tuple[int, int, tuple[int, ...]] | None] = [None] * (model.blocks + 1)
+        then: list[tuple[int, int] | None] = [None] * (model.blocks + 1)
+        cut = [0] * (model.blocks + 1)
         for end in range(stage, model.blocks - (stages - stage) + 1):
-            options = []
             for start in range(stage - 1, end):
-                if (before := best[start]) is not None:
-                    size = starts[end] - starts[start]
-                    options.append((max(before[0], size), before[1] + size * size, (*before[2], end)))
-            then[end] = min(options)
+                if (before := best[start]) is None:
+                    continue
+                size = starts[end] - starts[start]
+                option = (max(before[0], size), before[1] + size * size)
+                if (kept := then[end]) is None or option < kept:
+                    then[end], cut[end] = option, start
         best = then
-    chosen = best[model.blocks]
-    assert chosen is not None, "every stage got a block"  # noqa: S101  (for the type checker)
-    return tuple(end - start for start, end in pairwise(chosen[2]))
+        cuts.append(cut)
+    ends = [model.blocks]
+    for cut in reversed(cuts):
+        ends.append(cut[ends[-1]])
+    return tuple(end - start for end, start in pairwise(ends))[::-1]
 
 
 @lru_cache(maxsize=4096)
