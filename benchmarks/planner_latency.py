@@ -1,7 +1,8 @@
 """How long does planning take for 8 and for 64 GPUs?
 
 Every call plans from scratch (spec to Plan); only the tables of factorisations and stage balances are cached, as in a
-service. Wall-clock time is what counts; processor time stands beside it, since on a busy machine the two differ. `python -m benchmarks.planner_latency [--json]`.
+service. Wall-clock time is what counts; processor time stands beside it, since on a busy machine the two differ.
+`python -m benchmarks.planner_latency [--json]`.
 """
 
 from __future__ import annotations
