@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from fluxsampler_serve.gateway import info, jobs, page, schemas
-from fluxsampler_serve.gateway.errors import ApiError
+from fluxsampler_serve.gateway.errors import ApiError, internal_error
 
 if TYPE_CHECKING:
     from fluxsampler_api.app_args import AppArgs
@@ -141,6 +141,10 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
     async def on_api_error(_: Request, error: ApiError) -> Response:
         return Response(error.content(), error.status, error.headers, "application/json")
+
+    @app.exception_handler(Exception)
+    async def on_anything(request: Request, _: Exception) -> Response:
+        return await on_api_error(request, internal_error())
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> Response:

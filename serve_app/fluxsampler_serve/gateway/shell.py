@@ -55,10 +55,10 @@ class Shell:
                 token = value
         request_id = _clean(given) or uuid.uuid4().hex
         scope["fluxsampler.request_id"] = request_id
-        started = False
+        started = finished = False
 
         async def answer(message: Message) -> None:
-            nonlocal started
+            nonlocal started, finished
             if message["type"] == "http.response.start":
                 started = True
                 if self._answer_id:
@@ -66,6 +66,8 @@ class Shell:
                         *message.get("headers", ()),
                         (b"x-request-id", request_id.encode("ascii")),
                     ]
+            else:
+                finished = not message.get("more_body", False)
             await send(message)
 
         if self._token is not None and _path(scope).startswith(GUARDED) and not self._knows(token):
@@ -76,9 +78,10 @@ class Shell:
         except Exception:  # the last resort: nothing may leave a traceback to the caller
             log.exception("unexpected_error", request_id=request_id, path=scope["path"])
             self._unexpected()
-            if started:
+            if not started:
+                await send_error(internal_error(), answer)
+            elif not finished:  # Starlette answers, and raises all the same
                 raise
-            await send_error(internal_error(), answer)
 
     def _knows(self, token: bytes | None) -> bool:
         """Constant-time, so that no prefix of the token can be found by its timing."""
