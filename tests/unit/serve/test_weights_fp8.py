@@ -91,6 +91,14 @@ def test_casts_reach_the_bias_and_not_the_storage() -> None:
     assert torch.equal(model(x), F.linear(x, rounded.to(torch.bfloat16), layer.bias))
 
 
+def test_a_weight_cut_without_its_scale_is_noticed() -> None:
+    """xfuser's tensor parallelism cuts `weight.data` by output channels; that must not pass for a result."""
+    layer, _, _ = _layer(bias=False)
+    layer.weight.data = layer.weight.data[:24]
+    with pytest.raises(RuntimeError, match="size"):
+        layer(torch.randn(3, 64))
+
+
 def test_blocks_are_quantised_and_what_surrounds_them_is_not() -> None:
     assert is_quantised("transformer_blocks.0.attn.to_q.weight", 2)
     assert is_quantised("single_transformer_blocks.37.proj_mlp.weight", 2)
