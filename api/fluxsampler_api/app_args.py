@@ -8,7 +8,7 @@ one machine as the argument of ``fluxsampler_serve.app.build``.
 from __future__ import annotations
 
 from math import prod
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -101,7 +101,18 @@ class ParallelArgs(ArgsModel):
     encoders: Literal["device", "cpu"] = Field(
         "device", description="Where the text encoders live: rank 0's device or CPU."
     )
-    gpus_per_rank: float = Field(0, ge=0, description="Ray GPU share per rank; 0 on CPU.")
+    gpu_shares: tuple[Annotated[float, Field(gt=0.5, le=1)], ...] = Field(
+        (),
+        description="Each rank's share of its card, as Ray books it; the rest may go to a fallback. Empty on CPU.",
+    )
+
+    @model_validator(mode="after")
+    def _share_per_rank(self) -> Self:
+        if self.gpu_shares and len(self.gpu_shares) != self.layout.ranks:
+            raise ValueError(
+                f"gpu_shares names {len(self.gpu_shares)} cards, the layout has {self.layout.ranks} ranks"
+            )
+        return self
 
 
 class FallbackArgs(ArgsModel):

@@ -138,7 +138,6 @@ def _with_tokens(sampler: FluxSampler, args: AppArgs, token_file: Path | None) -
 
 def _job(name: str, args: AppArgs, options: UpOptions, *, port: int, folder: StateFolder) -> Job:
     instance = new_instance(name)
-    layout = args.plan.layout
     return Job(
         name=name,
         instance=instance,
@@ -149,7 +148,7 @@ def _job(name: str, args: AppArgs, options: UpOptions, *, port: int, folder: Sta
         requested_port=options.port,
         log=str(folder.log(name)),
         cpus=_actors(args),
-        gpus=layout.gpus_per_replica * layout.replicas if args.device == "cuda" else 0,
+        gpus=len(args.plan.memory.cards) if args.device == "cuda" else 0,
         object_store_bytes=int(args.plan.memory.host.object_store_gib * _GIB),
         args=args,
         log_format="json" if options.log_format == "json" else "console",

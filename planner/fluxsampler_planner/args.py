@@ -78,7 +78,8 @@ def _parallel(sampler: FluxSampler, plan: Plan, *, cuda: bool) -> ParallelArgs |
     chosen, split, scaling = plan.chosen, plan.split, sampler.spec.autoscaling
     if split.ranks == 1 or chosen.replicas == 0:
         return None
-    shared = plan.fallback.placement == "CoResident"
+    # Ray may put a fallback on any card that has the share left, so only ranks with the room leave one.
+    shared = chosen.rooms if plan.fallback.placement == "CoResident" else ()
     return ParallelArgs(
         layout=Layout(
             pipefusion=split.pipefusion,
@@ -91,7 +92,9 @@ def _parallel(sampler: FluxSampler, plan: Plan, *, cuda: bool) -> ParallelArgs |
         max_replicas=None if scaling is None else chosen.replicas,
         target_ongoing_requests=1 if scaling is None else scaling.target_ongoing_requests,
         encoders=chosen.encoders,
-        gpus_per_rank=(SHARED_RANK if shared else 1.0) if cuda else 0.0,
+        gpu_shares=tuple(SHARED_RANK if rank in shared else 1.0 for rank in range(split.ranks))
+        if cuda
+        else (),
     )
 
 

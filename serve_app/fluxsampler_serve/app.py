@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fluxsampler_api.app_args import AppArgs
+from fluxsampler_serve import cards
 from fluxsampler_serve.deployments import FALLBACK, PARALLEL
 from fluxsampler_serve.engines.build import build_engine
 from fluxsampler_serve.gateway.deployment import GATEWAY
@@ -57,7 +58,7 @@ def _parallel(args: AppArgs, engines: EngineFactory) -> Application | None:
         health_check_period_s=HEALTH_SECONDS,
         graceful_shutdown_timeout_s=args.serving.request_timeout_seconds,
         logging_config=SERVE_LOGS,
-        ray_actor_options={"num_cpus": 0, "num_gpus": gang.gpus_per_rank * gang.layout.ranks},
+        **cards.deployment_options(gang.gpu_shares),
         **_replicas(gang.replicas, gang.max_replicas, gang.target_ongoing_requests),
     ).bind(args, engines)
 

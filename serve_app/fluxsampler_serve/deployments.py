@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ray import serve
 
-from fluxsampler_serve import logs
+from fluxsampler_serve import cards, logs
 from fluxsampler_serve.drawing import DrawEvent, DrawRequest, Outcome, SamplerStatus
 from fluxsampler_serve.errors import EngineFailed
 from fluxsampler_serve.host import EngineHost
@@ -31,6 +31,8 @@ class Sampler:
 
     async def __init__(self, args: AppArgs, engines: EngineFactory) -> None:  # type: ignore[misc]  # Serve awaits it
         logs.configure()
+        if self.name == "parallel" and args.parallel is not None:
+            await cards.make_visible(args.parallel.gpu_shares)
         self._host = EngineHost(engines(args, self.name), facts_of(args, self.name))
         size = (args.defaults.width, args.defaults.height)
         await self._host.start(sizes=(size,), steps=args.defaults.steps)

@@ -52,7 +52,10 @@ def build_fallback(args: AppArgs) -> Engine:
     if fallback is not None and fallback.quantization != model.quantization:
         model = model.model_copy(update={"quantization": fallback.quantization})
     return SingleEngine(
-        model, args.device, memory_fraction=None if fallback is None else fallback.memory_fraction
+        model,
+        args.device,
+        memory_fraction=None if fallback is None else fallback.memory_fraction,
+        encoders="device" if fallback is None else fallback.encoders,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import structlog
@@ -40,13 +40,19 @@ class SingleEngine:
         *,
         index: int = 0,
         memory_fraction: float | None = None,
+        encoders: Literal["device", "cpu"] = "device",
         prepared: PreparedModel | None = None,
     ) -> None:
-        """``index`` is the card among the visible ones, ``memory_fraction`` the share of it that may be used."""
+        """``index`` is the card among the visible ones, ``memory_fraction`` the share of it that may be used.
+
+        ``encoders`` on the CPU leave a shared card to the transformer; the embeddings are then moved over.
+        """
         self.model = model
         self.seconds: dict[str, float] = {}
+        self.card_memory: list[dict[str, float]] = []
         self._place = devices.RankPlace(device, index, devices.usable_cores())
         self._memory_fraction = memory_fraction
+        self._encoders_on_cpu = encoders == "cpu"
         self._prepared = prepared
         self._health = Health(ready=False, reason="NotLoaded", message="the engine has not been loaded")
         self._parts: _Parts | None = None
@@ -69,11 +75,11 @@ class SingleEngine:
         try:
             device = devices.activate(self._place)
             devices.limit_memory(device, self._memory_fraction)
+            self._parts = _Parts(self._prepared, device, self._encoders_on_cpu)
         except (RuntimeError, ValueError) as error:
             raise EngineStartFailed(
-                f"{self._place.kind} device {self._place.index} cannot be used: {error}"
+                f"{self._place.kind} device {self._place.index} cannot hold the model: {error}"
             ) from error
-        self._parts = _Parts(self._prepared, device)
         self.seconds["load"] = time.perf_counter() - began
         self._health = Health(ready=True)
 
@@ -95,10 +101,12 @@ class SingleEngine:
         if reason is not None:
             raise RequestRefused(reason)
         try:
-            return parts.draw(request, progress, cancel)
+            sample = parts.draw(request, progress, cancel)
         except RuntimeError as error:  # torch's, with out of memory among them
             self._health = Health(ready=False, reason="EngineFailed", message=str(error))
             raise EngineFailed(f"drawing failed on {parts.device}: {error}") from error
+        self.card_memory = [devices.memory_facts(parts.device)]
+        return sample
 
     def denoise(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """One forward of the transformer."""
@@ -122,7 +130,7 @@ class SingleEngine:
 class _Parts:
     """The loaded model."""
 
-    def __init__(self, prepared: PreparedModel, device: torch.device) -> None:
+    def __init__(self, prepared: PreparedModel, device: torch.device, encoders_on_cpu: bool) -> None:
         import torch  # noqa: PLC0415 (seconds to import, and only a loaded engine needs it)
 
         from fluxsampler_serve.engines.decoding import Decoder  # noqa: PLC0415
@@ -134,7 +142,7 @@ class _Parts:
         self.dtype: torch.dtype = getattr(torch, prepared.dtype)
         transformer = devices.compile_transformer(load_transformer(prepared, device=device))
         self.denoiser: Denoiser = Denoiser(transformer, load_scheduler(prepared), device)
-        self.text: TextEncoder = TextEncoder(prepared, device)
+        self.text: TextEncoder = TextEncoder(prepared, torch.device("cpu") if encoders_on_cpu else device)
         self.decoder: Decoder = Decoder(prepared, device)
 
     def draw(self, request: SampleRequest, progress: ProgressCallback, cancel: Cancel) -> Sample:
@@ -144,6 +152,8 @@ class _Parts:
 
         began = time.perf_counter()
         positive, negative = self.text.encode(request)
+        positive = positive.to(self.device)
+        negative = None if negative is None else negative.to(self.device)
         devices.synchronize(self.device)
         encoded = time.perf_counter()
         noise = first_noise(request, self.dtype, self.device)

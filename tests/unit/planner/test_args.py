@@ -27,7 +27,7 @@ def test_tiny_local() -> None:
     assert (args.device, args.model.name, args.model.dtype) == ("cpu", "tiny-shapes", "float32")
     assert args.parallel is not None
     assert str(args.parallel.layout) == "u2"
-    assert args.parallel.gpus_per_rank == 0
+    assert args.parallel.gpu_shares == ()
     assert args.fallback is not None
     assert (args.fallback.placement, args.fallback.min_replicas, args.fallback.gpus_per_replica) == (
         "CoResident",
@@ -48,7 +48,9 @@ def test_eight_4090_share_cards_with_a_capped_fallback() -> None:
     assert args.fallback is not None
     assert args.fallback.quantization == "fp8"
     assert args.fallback.encoders == "cpu"
-    assert args.parallel.gpus_per_rank + args.fallback.gpus_per_replica == pytest.approx(1)
+    cards = made.fallback.cards
+    for rank, share in enumerate(args.parallel.gpu_shares):
+        assert share + args.fallback.gpus_per_replica == pytest.approx(1) if rank in cards else share == 1, rank
     # The cap admits the fallback and leaves the rest to the rank.
     assert args.fallback.memory_fraction is not None
     for card in (made.cards[index] for index in made.fallback.cards):
@@ -97,7 +99,7 @@ def test_fallback_off_leaves_the_gang_alone() -> None:
     args = app_args(off, plan(off))
     assert args.fallback is None
     assert args.parallel is not None
-    assert args.parallel.gpus_per_rank == 1
+    assert args.parallel.gpu_shares == (1,) * args.parallel.layout.ranks
 
 
 def test_autoscaling_and_serving_are_passed_on() -> None:
