@@ -44,6 +44,8 @@ _LONGEST_FOLDER = 31
 SMALLEST_OBJECT_STORE = 75 << 20
 _REPLICA_PORTS = 64
 _APPLICATION = "fluxsampler"
+_PATIENCE_SECONDS = 300
+_RAY_ATTEMPTS = 3
 
 _log = structlog.get_logger(__name__)
 
@@ -98,6 +100,12 @@ def serve_environment(instance: str, folder: Path, reservation: PortReservation)
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first_http + _REPLICA_PORTS),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first_http + _REPLICA_PORTS),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first_http + 2 * _REPLICA_PORTS),
+        # Patience: on a busy machine Serve would kill its proxy again and again before it has started.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": str(_PATIENCE_SECONDS),
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
+        "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": str(_PATIENCE_SECONDS),
+        "RAY_worker_register_timeout_seconds": str(_PATIENCE_SECONDS),
+        "RAY_agent_register_timeout_ms": str(1000 * _PATIENCE_SECONDS),
         # What any process of the instance puts aside vanishes with the instance.
         "TMPDIR": str(folder),
     }
@@ -159,7 +167,7 @@ class LocalRay:
             undo.callback(processes.end_instance, instance, folder)
             variables = serve_environment(instance, folder, reservation) | dict(environment or {})
             undo.enter_context(_environment(variables))
-            _start_ray(folder, max(object_store_bytes, SMALLEST_OBJECT_STORE), cpus, gpus, undo)
+            _start_ray(instance, folder, max(object_store_bytes, SMALLEST_OBJECT_STORE), cpus, gpus, undo)
             _start_serve(host, http_port)
             _log.debug("ray started", instance=instance, folder=str(folder), port=http_port)
             return cls(instance, folder, host, http_port, undo.pop_all())
@@ -191,7 +199,9 @@ def service_url(host: str, port: int) -> str:
     return f"http://{reachable}:{port}"
 
 
-def _start_ray(folder: Path, object_store_bytes: int, cpus: int, gpus: int, undo: ExitStack) -> None:
+def _start_ray(
+    instance: str, folder: Path, object_store_bytes: int, cpus: int, gpus: int, undo: ExitStack
+) -> None:
     if "ray.serve" in sys.modules and not _imported_in_haproxy_mode():
         raise LocalError(
             "ray.serve was imported before LocalRay.start and has read other settings; import it afterwards, "
@@ -203,35 +213,62 @@ def _start_ray(folder: Path, object_store_bytes: int, cpus: int, gpus: int, undo
         raise LocalError("this process is connected to a Ray already; call ray.shutdown() first")
     _follow_environment()
     undo.callback(ray.shutdown)
-    with _node_settings():
-        ray.init(
-            address="local",
-            namespace="fluxsampler",
-            num_cpus=cpus,
-            num_gpus=gpus,
-            object_store_memory=object_store_bytes,
-            include_dashboard=False,
-            log_to_driver=True,
-            logging_level="warning",
-            _temp_dir=str(folder),
-        )
+    for attempt in range(1, _RAY_ATTEMPTS + 1):
+        try:
+            with _node_settings(instance):
+                ray.init(
+                    address="local",
+                    namespace="fluxsampler",
+                    num_cpus=cpus,
+                    num_gpus=gpus,
+                    object_store_memory=object_store_bytes,
+                    include_dashboard=False,
+                    log_to_driver=True,
+                    logging_level="warning",
+                    _temp_dir=str(folder),
+                )
+        except _RayletEnded:
+            _log.warning("Ray's node ended while it started", attempt=attempt)
+            ray.shutdown()
+            processes.end_instance(instance, None)
+        else:
+            return
+    raise LocalError(
+        f"Ray's node ended while it started, {_RAY_ATTEMPTS} times: it gives its helpers 30 seconds, "
+        "and this machine is too busy or out of memory; free some of it, and try again"
+    )
+
+
+class _RayletEnded(Exception):
+    """The raylet is not there any more; not a RuntimeError, which Ray would go on waiting after."""
 
 
 @contextmanager
-def _node_settings() -> Iterator[None]:
-    """What `ray start` has flags for and `ray.init` has not.
+def _node_settings(instance: str) -> Iterator[None]:
+    """What `ray start` has flags for and `ray.init` has not; and the raylet's end is noticed.
 
     The agent of every Ray of a machine wants port 52365, and the first one keeps it from the
-    others; and no cluster autoscaler has anything to scale here.
+    others; and no cluster autoscaler has anything to scale here. A raylet ends when its agents take
+    more than 30 s to import on a busy machine, while Ray goes on waiting for it.
     """
-    from ray._private import parameter  # noqa: PLC0415
+    from ray._private import parameter, services  # noqa: PLC0415
 
-    params = parameter.RayParams
+    params, get_node = parameter.RayParams, services.get_node
+
+    def get_living_node(*arguments: Any) -> Any:
+        try:
+            return get_node(*arguments)
+        except RuntimeError:
+            if not processes.named(instance, "raylet"):
+                raise _RayletEnded from None
+            raise
+
     parameter.RayParams = partial(params, dashboard_agent_listen_port=0, no_monitor=True)
+    services.get_node = get_living_node
     try:
         yield
     finally:
-        parameter.RayParams = params
+        parameter.RayParams, services.get_node = params, get_node
 
 
 def _imported_in_haproxy_mode() -> bool:
@@ -253,11 +290,15 @@ def _start_serve(host: str, port: int) -> None:
     from ray import serve  # noqa: PLC0415
     from ray.serve.config import HTTPOptions, ProxyLocation  # noqa: PLC0415
 
-    serve.start(
-        proxy_location=ProxyLocation.HeadOnly,
-        http_options=HTTPOptions(host=host, port=port),
-        logging_config=_logging(),
-    )
+    try:
+        serve.start(
+            proxy_location=ProxyLocation.HeadOnly,
+            http_options=HTTPOptions(host=host, port=port),
+            logging_config=_logging(),
+        )
+    except TimeoutError:
+        # Serve waits a fixed minute for its proxy; who waits for the application waits for the proxy too.
+        _log.warning("the proxy takes long to start")
 
 
 def _logging() -> LoggingConfig:

@@ -49,6 +49,19 @@ def of_instance(instance: str) -> list[int]:
     return found
 
 
+def named(instance: str, name: str) -> list[int]:
+    """Those of them whose program is called ``name``."""
+    found = []
+    for pid in of_instance(instance):
+        try:
+            command = Path("/proc", str(pid), "comm").read_text(encoding="utf-8", errors="replace")
+        except OSError:  # gone meanwhile
+            continue
+        if command.strip() == name:
+            found.append(pid)
+    return found
+
+
 def shared_memory_of(pids: Iterable[int]) -> set[Path]:
     """Files under /dev/shm that any of ``pids`` maps or holds open."""
     names: set[str] = set()
