@@ -17,7 +17,7 @@ from fluxsampler_serve.host import EngineHost
 from fluxsampler_serve.picture import facts_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator
 
     from fluxsampler_api.app_args import AppArgs
     from fluxsampler_serve.engines.build import EngineFactory
@@ -29,17 +29,10 @@ class Sampler:
 
     name: EngineName
 
-    @staticmethod
-    def shares(args: AppArgs) -> Sequence[float]:  # noqa: ARG004 (a single device needs none booked by rank)
-        """The GPU share of each rank; none for a single device, whose share Ray books by itself."""
-        return ()
-
     async def __init__(self, args: AppArgs, engines: EngineFactory) -> None:  # type: ignore[misc]  # Serve awaits it
         logs.configure()
         if self.name == "parallel" and args.parallel is not None:
             await cards.make_visible(args.parallel.gpu_shares)
-        # Before the engine and its processes look for devices.
-        self._holders = await cards.claim(self.shares(args))
         self._host = EngineHost(engines(args, self.name), facts_of(args, self.name))
         size = (args.defaults.width, args.defaults.height)
         await self._host.start(sizes=(size,), steps=args.defaults.steps)
@@ -73,11 +66,6 @@ class ParallelSampler(Sampler):
     """One replica is one gang of ranks on one node."""
 
     name = "parallel"
-
-    @staticmethod
-    def shares(args: AppArgs) -> Sequence[float]:
-        """Of the plan."""
-        return () if args.parallel is None else args.parallel.gpu_shares
 
 
 class FallbackSampler(Sampler):
