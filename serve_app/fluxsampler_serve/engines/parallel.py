@@ -44,7 +44,8 @@ class ParallelEngine:
     """Satisfies :class:`~.protocol.Engine` with one process per rank.
 
     After :class:`~fluxsampler_serve.errors.EngineFailed` the gang is gone and :meth:`health` says why;
-    :meth:`load` starts a new one from the warm forkserver.
+    :meth:`load` starts a new one from the warm forkserver. ``seconds`` holds the phases of the last
+    start, ``card_memory`` each rank's peak GiB after the last picture (on CUDA).
     """
 
     name: EngineName = "parallel"
@@ -66,6 +67,7 @@ class ParallelEngine:
         self.layout = layout
         self.device = device
         self.seconds: dict[str, float] = {}
+        self.card_memory: list[dict[str, float]] = []
         self._warmup_steps = warmup_steps
         self._encoders_on_cpu = encoders == "cpu"
         self._timeouts = timeouts or Timeouts()
@@ -218,6 +220,7 @@ class ParallelEngine:
                 self._fail(GangError(f"ranks stopped at different steps: {stopped}"))
                 raise EngineFailed(f"ranks stopped at different steps: {stopped}")
             raise Cancelled(f"stopped after step {steps.pop()}")
+        self.card_memory = [reply.memory for _, reply in sorted(replies.items()) if isinstance(reply, Drawn)]
         last = replies[self.layout.ranks - 1]
         if not isinstance(last, Drawn) or last.sample is None:
             self._fail(GangError("the last rank gave no picture"))

@@ -65,7 +65,9 @@ class TextEncoder:
         known = self._remembered.pop(key, None)
         if known is None:
             encoded = encode_prompt(self._pipeline, prompt, request.max_text_tokens, request.truncate_prompt)
-            known = Conditioning(encoded.prompt_embeds, encoded.pooled_prompt_embeds, encoded.truncated_tokens)
+            known = Conditioning(
+                encoded.prompt_embeds, encoded.pooled_prompt_embeds, encoded.truncated_tokens
+            )
         self._remembered[key] = known
         if len(self._remembered) > REMEMBERED_PROMPTS:
             self._remembered.popitem(last=False)

@@ -24,7 +24,7 @@ from fluxsampler_serve.errors import EngineStartFailed
 
 log = structlog.get_logger(__name__)
 
-START_SECONDS = 300.0  # imports from a cold disk on a busy machine
+START_SECONDS = 600.0  # imports from a cold disk on a busy machine
 FORK_SECONDS = 60.0
 MAX_BYTES = 1 << 16
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -101,10 +101,11 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """The request is done; the rank that decodes has the picture."""
+    """The request is done; the rank that decodes has the picture. ``memory``: peak GiB of this rank's card."""
 
     serial: int
     sample: Sample | None
+    memory: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

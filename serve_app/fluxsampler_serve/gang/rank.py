@@ -177,7 +177,7 @@ class Rank:
         except Cancelled:
             return Stopped(serial, self._board.state(self.rank).step)
         if self._decoder is None or latents is None:
-            return Drawn(serial, None)
+            return Drawn(serial, None, devices.memory_facts(self._device))
         devices.synchronize(self._device)
         denoised = time.perf_counter()
         self._board.report(self.rank, serial, request.steps, Phase.DECODING)
@@ -185,7 +185,8 @@ class Rank:
         packed = latents[0].float().cpu().numpy()
         seconds = {"denoise": denoised - began, "decode": time.perf_counter() - denoised}
         finite = bool(np.isfinite(packed).all())
-        return Drawn(serial, Sample(pixels, packed, finite, request.steps, seconds=seconds))
+        sample = Sample(pixels, packed, finite, request.steps, seconds=seconds)
+        return Drawn(serial, sample, devices.memory_facts(self._device))
 
     def _boundary(self, serial: int, step: int, steps: int) -> None:
         """Between two steps: report, and stop if this is where the gang stops (see :mod:`.board`)."""
