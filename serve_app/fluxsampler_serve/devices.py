@@ -84,6 +84,13 @@ def attention_backend(ring: int) -> str:
     return "SDPA_FLASH" if ring > 1 else "SDPA"
 
 
+def refuses_ring(kind: Kind, ring: int, dtype: str) -> str | None:
+    """Why ring attention cannot run in ``dtype`` there, or None."""
+    if kind == "cuda" and ring > 1 and dtype == "float32":
+        return "ring attention on CUDA needs bfloat16: torch's flash kernel, which returns the log-sum-exp, takes no float32"
+    return None
+
+
 def limit_memory(device: torch.device, fraction: float | None) -> None:
     """Cap this process' share of a card, for a replica that shares it with a rank; nothing on CPU."""
     if device.type == "cuda" and fraction is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from fluxsampler_serve import xfuser_adapter
+from fluxsampler_serve import devices, xfuser_adapter
 from fluxsampler_serve.engines.limits import check_model, refuses_layout, refuses_request, refuses_split
 from fluxsampler_serve.engines.protocol import Cancel, EngineName, Health, Progress, Sample, SampleRequest
 from fluxsampler_serve.engines.single import warm_up_request
@@ -105,6 +105,7 @@ class ParallelEngine:
         reason = refuses_layout(
             self.layout, self._prepared.facts, self._warmup_steps, self._prepared.quantization
         )
+        reason = reason or devices.refuses_ring(self.device, self.layout.ring, self._prepared.dtype)
         if reason is not None:
             raise EngineStartFailed(f"layout {self.layout}: {reason}")
         prepared = time.perf_counter()

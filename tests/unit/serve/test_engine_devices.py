@@ -41,6 +41,13 @@ def test_backends() -> None:
     assert devices.attention_backend(ring=2) == "SDPA_FLASH"
 
 
+def test_ring_attention_on_cuda_needs_half_precision() -> None:
+    assert devices.refuses_ring("cuda", 2, "float32") is not None
+    assert devices.refuses_ring("cuda", 2, "bfloat16") is None
+    assert devices.refuses_ring("cuda", 1, "float32") is None
+    assert devices.refuses_ring("cpu", 2, "float32") is None
+
+
 def test_the_cpu_needs_neither_caps_nor_waiting() -> None:
     device = torch.device("cpu")
     devices.limit_memory(device, 0.5)
