@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -27,6 +28,7 @@ from fluxsampler_cli.state import InstanceState, Lock, StateFolder
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_LOG_LINES = 8
 # -P: no module of the folder it is started in is imported.
 RUNNER = ("-P", "-m", "fluxsampler_cli.runner")
 
@@ -72,7 +74,7 @@ def keep(job: Job, folder: StateFolder, *, detached: bool, tell: Callable[[Insta
         folder.forget(job.name)
     if detached:
         folder.write(state)
-    raise StartFailed(state.error, *log_tail(Path(job.log)))
+    raise failure(state)
 
 
 def _run(
@@ -119,7 +121,9 @@ def _run(
             runner.wait()
     stage = "ended by itself" if state.phase == "running" else "ended while it started"
     cause = f"signal {-code}" if code < 0 else f"status {code}"
-    return state.model_copy(update={"phase": "failed", "error": f"the service {stage} ({cause})"})
+    return state.model_copy(
+        update={"phase": "failed", "died": True, "error": f"the service {stage} ({cause})"}
+    )
 
 
 def _apply(event: Event, state: InstanceState, seconds: float) -> InstanceState:
@@ -134,13 +138,13 @@ def _apply(event: Event, state: InstanceState, seconds: float) -> InstanceState:
             return state.model_copy(update={"phase": "failed", "error": event.detail})
 
 
-def log_tail(path: Path, lines: int = 5) -> tuple[str, ...]:
-    """The last lines of a log, and where the rest is."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ()
-    return (*text[-lines:], f"log: {path}")
+def failure(state: InstanceState) -> StartFailed:
+    """The error of a failed instance, with its log; of one that died without a word, the log's last lines."""
+    details: list[str] = []
+    if state.died:
+        with suppress(OSError):
+            details = Path(state.log).read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
+    return StartFailed(state.error, *details, f"log: {state.log}")
 
 
 def spawn(job: Job, folder: StateFolder, lock: Lock) -> subprocess.Popen[bytes]:

@@ -45,6 +45,7 @@ class InstanceState(BaseModel):
     step: str = ""
     detail: str = ""
     error: str = ""
+    died: bool = False
     ready_seconds: float | None = None
     plan: PlanStatus
 

@@ -234,5 +234,6 @@ def _raise_failed(job: Job, folder: StateFolder, state: InstanceState | None, co
         raise StartFailed(
             f"{job.name} was stopped while it started, by `fluxsampler down` or a signal to its keeper"
         )
-    message = state.error if state is not None and state.error else f"the keeper ended with status {code}"
-    raise StartFailed(message, *keeper.log_tail(Path(job.log)))
+    if state is None or state.phase != "failed":
+        raise StartFailed(f"the keeper ended with status {code}", f"log: {job.log}")
+    raise keeper.failure(state)

@@ -296,6 +296,6 @@ def test_an_engine_that_cannot_load_ends_the_start(machine: Machine, neighbour: 
     result = machine.run("up", "broken.yaml", "--detach", "--port", "0")
     assert result.returncode == 6, result.stderr
     assert "error: ModelCorrupt: " in result.stderr or "error: ModelNotFound: " in result.stderr
-    assert "Traceback" not in result.stderr.partition("error:")[0]
+    assert "Traceback" not in result.stderr
     assert not [*machine.folder.root.glob("broken.json"), *machine.folder.root.glob("broken.lock")]
     assert neighbour.ask() == {"sum": neighbour.asked + 1, "nodes": 1, "actors": 0}
