@@ -23,7 +23,8 @@ def report(example: str, folder: Path) -> tuple[str, list[tuple[str, list[str]]]
     )
     assert run.returncode == 0, run.stderr[-4000:]
     lines = [path.read_text(encoding="utf-8").split() for path in folder.iterdir()]
-    return run.stdout.split()[-1], [(name, cards.split(",")) for name, cards in lines]
+    (engine,) = [line.split()[1] for line in run.stdout.splitlines() if line.startswith("engine ")]
+    return engine, [(name, cards.split(",")) for name, cards in lines]
 
 
 @pytest.mark.timeout(300)
