@@ -1,7 +1,7 @@
 // The playground page: connects the form, the API, the picture, the history and the plan.
 
 import * as api from "./api.js";
-import { byId, make } from "./dom.js";
+import { byId, count, make } from "./dom.js";
 import * as form from "./form.js";
 import * as history from "./history.js";
 import * as plan from "./plan.js";
@@ -107,7 +107,7 @@ function finish(picture) {
   shown = picture;
   stage.show(picture);
   history.add(picture, restore);
-  stage.announce(`Drawn by the ${picture.engine} engine in ${Math.max(1, Math.round(picture.seconds))} seconds`);
+  stage.announce(`Drawn by the ${picture.engine} engine in ${count(Math.max(1, Math.round(picture.seconds)), "second")}`);
 }
 
 /** After a picture that did not come: the one before, or the empty frame. */

@@ -132,7 +132,10 @@ export function show(name, message, ...more) {
   const place = byId(`${id ?? "form"}-error`);
   place.replaceChildren(make("p", {}, message), ...more.filter(Boolean));
   place.hidden = false;
-  if (!id) return;
+  if (!id) {
+    place.scrollIntoView({ block: "nearest" });
+    return;
+  }
   if (byId("advanced").contains(byId(id))) byId("advanced").open = true;
   for (const control of controls(name)) control.setAttribute("aria-invalid", "true");
   const custom = id === "size" && value("size") === CUSTOM;

@@ -53,6 +53,12 @@ levels.forEach((level, i) => { if (i && level > levels[i - 1] + 1) faults.push(`
 return faults;
 """
 
+# Whether an element is in the window, whole.
+INSIDE = """
+const box = document.getElementById(arguments[0]).getBoundingClientRect();
+return box.top >= 0 && box.bottom <= innerHeight;
+"""
+
 
 def _nothing(page: Page, server: ScriptedServer, hold: threading.Event) -> None:
     """The empty page."""
@@ -165,12 +171,19 @@ def test_phone_sees_the_progress_of_what_it_asked_for(
     page.browser.screen(*PHONE, phone=True)
     page.browser.until(f"innerWidth === {PHONE[0]}")
     _drawing(page, server, hold)
-    inside = f"""
-    const box = document.getElementById(arguments[0]).getBoundingClientRect();
-    return box.top >= 0 && box.bottom <= {PHONE[1]};
-    """
-    assert [name for name in ("picture", "progress", "cancel") if not page.browser.run(inside, name)] == []
+    assert [name for name in ("picture", "progress", "cancel") if not page.browser.run(INSIDE, name)] == []
     hold.set()
     page.drawn(1)
-    assert page.browser.run(inside, "download")
+    assert page.browser.run(INSIDE, "download")
     assert not page.shown("keys")  # No keyboard is there.
+
+
+def test_phone_sees_an_error_that_concerns_no_control(page: Page, server: ScriptedServer) -> None:
+    page.browser.screen(*PHONE, phone=True)
+    page.browser.until(f"innerWidth === {PHONE[0]}")
+    page.draw()
+    page.drawn(1)
+    server.answers.append(Refusal(503, "loading", {"code": "not_ready"}))
+    page.element("draw").click()
+    page.browser.until("!document.getElementById('form-error').hidden")
+    assert page.browser.run(INSIDE, "form-error")
