@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from fluxsampler_api.model_settings import FILE_NAME, ModelSettings
 from fluxsampler_cli.errors import InputError
 from fluxsampler_planner import ModelFacts
 
@@ -43,7 +47,7 @@ def facts(folder: Path) -> ModelFacts:
         PlanError: the transformer is not FLUX's.
     """
     config = folder / "transformer" / "config.json"
-    return ModelFacts.from_config(
+    made = ModelFacts.from_config(
         _json(config, config.read_bytes() if config.is_file() else b""),
         name=folder.name,
         t5_parameters=parameters(folder / "text_encoder_2"),
@@ -51,6 +55,41 @@ def facts(folder: Path) -> ModelFacts:
         vae_parameters=parameters(folder / "vae"),
         source=str(config),
     )
+    return _with_settings(made, folder / FILE_NAME)
+
+
+def _with_settings(made: ModelFacts, file: Path) -> ModelFacts:
+    """The facts with what the folder itself says of its sizes and defaults."""
+    if not file.is_file():
+        return made
+    try:
+        own = ModelSettings.model_validate(_json(file, file.read_bytes()))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"spec.model.source: {file}: {where}: {first['msg']}; correct or remove the file"
+        ) from error
+    if own.max_text_tokens is not None:
+        made = replace(made, max_text_tokens=own.max_text_tokens, default_text_tokens=own.max_text_tokens)
+    if own.sizes is not None:
+        made = replace(
+            made,
+            min_side=own.sizes.min,
+            max_side=own.sizes.max,
+            max_pixels=own.sizes.area,
+            multiple_of=own.sizes.multiple_of,
+        )
+    if own.defaults is not None:
+        made = replace(
+            made,
+            default_width=own.defaults.width,
+            default_height=own.defaults.height,
+            default_steps=own.defaults.steps,
+            default_guidance=own.defaults.guidance_scale,
+            default_text_tokens=own.defaults.max_text_tokens,
+        )
+    return made
 
 
 def parameters(component: Path) -> int:

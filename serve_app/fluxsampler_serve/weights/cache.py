@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
+from fluxsampler_api.model_settings import FILE_NAME
 from fluxsampler_serve.errors import ModelError
 from fluxsampler_serve.weights.components import (
     COMPONENTS,
@@ -36,7 +37,7 @@ from fluxsampler_serve.weights.components import (
     SourceComponent,
     find_components,
 )
-from fluxsampler_serve.weights.facts import FACTS_FILE, read_facts, read_json
+from fluxsampler_serve.weights.facts import read_facts, read_json
 from fluxsampler_serve.weights.locks import exclusive
 from fluxsampler_serve.weights.prepared import PreparedModel, Progress, WeightsProgress, silent
 from fluxsampler_serve.weights.sources import ResolvedSource, resolve
@@ -280,8 +281,8 @@ def _publish(partial: Path, target: Path) -> None:
 def _small_files(folder: Path) -> list[Path]:
     """Everything but weights that a prepared folder needs."""
     files = [folder / "model_index.json"]
-    if (folder / FACTS_FILE).is_file():
-        files.append(folder / FACTS_FILE)
+    if (folder / FILE_NAME).is_file():
+        files.append(folder / FILE_NAME)
     for name in PLAIN_FOLDERS:
         files += sorted(path for path in (folder / name).iterdir() if path.is_file())
     files += [folder / component.name / "config.json" for component in COMPONENTS]

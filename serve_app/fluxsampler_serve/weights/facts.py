@@ -1,11 +1,6 @@
 """What a model says about itself: architecture, defaults, accepted sizes.
 
-A folder may carry a ``fluxsampler.json`` beside its ``model_index.json``::
-
-    {"defaults": {"width": 128, "height": 128, "steps": 8, "guidance_scale": 0.0, "max_text_tokens": 32},
-     "sizes": {"multiple_of": 16, "min": 64, "max": 128},
-     "max_text_tokens": 64}
-
+A folder may carry a ``fluxsampler.json`` beside its ``model_index.json``: see :mod:`fluxsampler_api.model_settings`.
 Without one, the published settings of FLUX.1 apply: the distilled-guidance model (dev) or the
 four-step one (schnell), told apart by ``guidance_embeds`` of the transformer's configuration.
 """
@@ -17,17 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from fluxsampler_api.app_args import RequestDefaults, SizeLimits
+from fluxsampler_api.model_settings import FILE_NAME, ModelSettings, Sizes
 from fluxsampler_serve.errors import ModelCorrupt, ModelMismatch
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 log = structlog.get_logger(__name__)
-
-FACTS_FILE = "fluxsampler.json"
 
 # Block counts of FLUX.1 (both variants), from the transformer/config.json that they are published with.
 _FLUX1_BLOCKS = (19, 38)
@@ -61,26 +55,6 @@ class ModelFacts:
     sizes: SizeLimits
 
 
-class _Sizes(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    multiple_of: int = Field(16, ge=1)
-    min: int = Field(ge=16)
-    max: int = Field(ge=16)
-    max_pixels: int | None = Field(None, ge=256)
-
-
-class _FactsFile(BaseModel):
-    """The schema of ``fluxsampler.json``; every field is optional. Unknown ones are those of a later
-    version: they are logged and left alone."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    defaults: RequestDefaults | None = None
-    sizes: _Sizes | None = None
-    max_text_tokens: int | None = Field(None, ge=8, le=512)
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``; :class:`ModelCorrupt` names the file when there is none."""
     try:
@@ -109,7 +83,7 @@ def read_facts(folder: Path) -> ModelFacts:
             "give the folder of a diffusers FluxPipeline"
         ) from error
     guidance = bool(transformer.get("guidance_embeds", False))
-    own = _read_own(folder / FACTS_FILE)
+    own = _read_own(folder / FILE_NAME)
     published = _DEV if guidance else _SCHNELL
     family = "Flux" if blocks != _FLUX1_BLOCKS else "FLUX.1-dev" if guidance else "FLUX.1-schnell"
     return ModelFacts(
@@ -128,21 +102,21 @@ def read_facts(folder: Path) -> ModelFacts:
     )
 
 
-def _read_own(path: Path) -> _FactsFile:
+def _read_own(path: Path) -> ModelSettings:
     if not path.exists():
-        return _FactsFile()
+        return ModelSettings()
     found = read_json(path)
-    if unknown := sorted(set(found) - set(_FactsFile.model_fields)):
+    if unknown := sorted(set(found) - set(ModelSettings.model_fields)):
         log.warning("unknown fields", file=str(path), fields=unknown)
     try:
-        return _FactsFile.model_validate(found)
+        return ModelSettings.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ModelCorrupt(f"{path}: {where}: {first['msg']}: correct or remove the file") from error
 
 
-def _limits(own: _Sizes | None, multiple_of: int) -> SizeLimits:
+def _limits(own: Sizes | None, multiple_of: int) -> SizeLimits:
     if own is None:
         return SizeLimits(
             multiple_of=multiple_of,
@@ -154,5 +128,5 @@ def _limits(own: _Sizes | None, multiple_of: int) -> SizeLimits:
         multiple_of=own.multiple_of,
         min_side=own.min,
         max_side=own.max,
-        max_pixels=own.max_pixels or own.max * own.max,
+        max_pixels=own.area,
     )

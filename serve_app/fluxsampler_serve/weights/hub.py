@@ -31,9 +31,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils._http import default_client_factory
 from huggingface_hub.utils._paths import filter_repo_objects
 
+from fluxsampler_api.model_settings import FILE_NAME
 from fluxsampler_serve.errors import ModelAuthFailed, ModelCorrupt, ModelError, ModelNotFound
 from fluxsampler_serve.weights.components import COMPONENTS, PLAIN_FOLDERS
-from fluxsampler_serve.weights.facts import FACTS_FILE
 from fluxsampler_serve.weights.locks import exclusive
 from fluxsampler_serve.weights.prepared import WeightsProgress
 
@@ -59,7 +59,7 @@ _LOG_EVERY = 0.1
 # Needed files only: no other formats of the same weights, no single-file checkpoints (23 GB each).
 PATTERNS: tuple[str, ...] = (
     "model_index.json",
-    FACTS_FILE,
+    FILE_NAME,
     *(f"{folder}/{kind}" for folder in PLAIN_FOLDERS for kind in ("*.json", "*.txt", "*.model")),
     *(
         f"{part.name}/{name}"
