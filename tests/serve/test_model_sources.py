@@ -32,6 +32,8 @@ from tests.support.model_folders import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.timeout(1000)
+
 REPO = "studio/tiny-flux"
 SOURCE = f"hf://{REPO}"
 T5_FILE = "text_encoder_2/model.safetensors"
@@ -182,7 +184,7 @@ def test_offline_says_so_and_works_with_what_is_there(hub: Hub, tmp_path: Path) 
     def offline() -> str:
         command = [sys.executable, "-c", script, str(tmp_path / "cache")]
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=120, check=True
+            command, env=environment, capture_output=True, text=True, timeout=900, check=True
         )
         return done.stdout.strip().splitlines()[-1]
 
@@ -207,7 +209,7 @@ def test_two_callers_download_and_convert_once(hub: Hub, tmp_path: Path) -> None
     ]
     for caller in callers:
         caller.start()
-    first, second = (queue.get(timeout=240) for _ in callers)
+    first, second = (queue.get(timeout=900) for _ in callers)
     for caller in callers:
         caller.join(timeout=60)
 

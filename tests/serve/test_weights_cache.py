@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+pytestmark = pytest.mark.timeout(1000)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     folder = copy_builtin(tmp_path / "model")
@@ -275,7 +278,7 @@ def test_a_killed_preparation_leaves_only_what_was_whole(folder: Path, tmp_path:
         target=_die_in_the_middle, args=(str(folder), str(cache), "text_encoder_2")
     )
     child.start()
-    child.join(timeout=120)
+    child.join(timeout=900)
     assert child.exitcode == -signal.SIGKILL
     published = [path for path in (cache / "components").iterdir() if not path.name.startswith(".")]
     assert [json.loads((path / "component.json").read_text())["component"] for path in published] == [

@@ -7,14 +7,16 @@ import signal
 import threading
 from pathlib import Path
 
+from fluxsampler_serve.gang.linux import die_with_parent
 from fluxsampler_serve.weights.locks import exclusive
 
 
 def _hold_in_child(path: Path) -> int:
     """A forked process that holds the lock until it is killed; returns once it does."""
     reader, writer = os.pipe()
-    child = os.fork()
+    parent, child = os.getpid(), os.fork()
     if child == 0:
+        die_with_parent(parent)
         with exclusive(path):
             os.write(writer, b"held")
             signal.pause()
