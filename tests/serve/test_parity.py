@@ -15,6 +15,7 @@ from fluxsampler_serve.engines.single import SingleEngine
 from fluxsampler_serve.errors import RequestRefused
 from tests.serve.conftest import StartGang
 from tests.support.model_folders import BUILTIN, model_args
+from tests.support.random_flux import POOLED_DIM, TEXT_DIM
 from tests.support.requests import RED_CIRCLE, draw, draw_watched, request
 from tests.support.shape_checker import matches
 
@@ -32,14 +33,14 @@ Singles = Callable[[ModelArgs], SingleEngine]
 
 # One gang draws them one after another: sizes, shapes, text lengths, steps and seeds change in between.
 MIXED: tuple[SampleRequest, ...] = (
-    request(guidance_scale=3.5),
-    request(width=96, height=128, seed=2),
+    request(steps=4, guidance_scale=3.5),
+    request(steps=4, width=96, height=128, seed=2),
     request(max_text_tokens=64, steps=3, seed=3, prompt="a big blue square on the left"),
     request(width=64, height=128, steps=2, max_text_tokens=32, guidance_scale=1.0),
-    request(guidance_scale=3.5),
+    request(steps=4, guidance_scale=3.5),
 )
 
-UNEVEN = request(width=64, height=80, seed=4)
+UNEVEN = request(steps=4, width=64, height=80, seed=4)
 """Five rows of tokens: patches of three and two for two stages."""
 
 
@@ -175,8 +176,8 @@ def forward_inputs(tokens: int, text: int) -> dict[str, torch.Tensor]:
     ids[:, 2] = torch.arange(tokens)
     return {
         "hidden_states": noise(1, tokens, 64),
-        "encoder_hidden_states": noise(1, text, 64),
-        "pooled_projections": noise(1, 64),
+        "encoder_hidden_states": noise(1, text, TEXT_DIM),
+        "pooled_projections": noise(1, POOLED_DIM),
         "timestep": torch.tensor([0.7]),
         "guidance": torch.tensor([3.5]),
         "img_ids": ids,

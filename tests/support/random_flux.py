@@ -14,9 +14,11 @@ import torch
 from diffusers import FluxTransformer2DModel
 from safetensors.torch import save_file
 
-from tests.support.model_folders import copy_builtin, recast, weights
+from tests.support.model_folders import BUILTIN, copy_builtin, recast, weights
 
-TEXT_DIM, POOLED_DIM = 64, 64  # of the built-in model's encoders
+_BUILTIN_CONFIG = json.loads((BUILTIN / "transformer" / "config.json").read_text())
+TEXT_DIM: int = _BUILTIN_CONFIG["joint_attention_dim"]
+POOLED_DIM: int = _BUILTIN_CONFIG["pooled_projection_dim"]
 
 
 @dataclass(frozen=True, slots=True)
