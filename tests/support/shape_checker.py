@@ -34,8 +34,11 @@ UNIFORM_MIN: Final[float] = 0.85
 """Share of the shape's inner pixels that must be near its colour."""
 UNIFORM_DISTANCE: Final[int] = 50
 """What near means there: the largest channel difference."""
-OVERLAP_MIN: Final[float] = 0.84
-"""Intersection over union with the ideal shape of the same area, from which a shape is recognised."""
+DEVIATION_MAX: Final[float] = 0.05
+"""Mean distance between the contour and the ideal outline of the same area, as a share of the radius.
+
+The same for all shapes, which one limit on the overlap is not: a star has twice a circle's outline for its area.
+"""
 SMALL_BELOW: Final[float] = 0.20
 BIG_ABOVE: Final[float] = 0.335
 """Radius as a share of the picture's shorter side: small below the one, big above the other."""
@@ -265,7 +268,14 @@ def _shape(contour: npt.NDArray[np.int32], filled: Mask) -> str | None:
     best = max(overlaps, key=lambda name: overlaps[name])
     solidity = cv2.contourArea(contour) / max(1.0, cv2.contourArea(cv2.convexHull(contour)))
     low, high = SOLIDITY[best]
-    return best if overlaps[best] >= OVERLAP_MIN and low <= solidity <= high else None
+    alike = _deviation(OUTLINES[best], overlaps[best]) <= DEVIATION_MAX
+    return best if alike and low <= solidity <= high else None
+
+
+def _deviation(outline: Points, overlap: float) -> float:
+    """Mean distance of two outlines as a share of the radius, from the overlap of their areas."""
+    corners = outline.astype(np.float32)
+    return float((1.0 - overlap) * cv2.contourArea(corners) / cv2.arcLength(corners, closed=True))
 
 
 def _overlap(outline: Points, filled: Mask, area: float, centroid: Points) -> float:

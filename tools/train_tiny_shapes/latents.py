@@ -19,6 +19,9 @@ ENCODE_BATCH: Final[int] = 49
 SQUARE_WEIGHT: Final[int] = 3
 """How much more often a square size is trained on than another: those are asked for most."""
 
+SHAPE_WEIGHTS: Final[dict[str, float]] = {"star": 2.0, "cross": 1.5}
+"""How much more often the shapes with long outlines are trained on than the others."""
+
 
 def pack(latents: torch.Tensor) -> torch.Tensor:
     """(batch, 16, height / 8, width / 8) to Flux's tokens (batch, height / 16 * width / 16, 64)."""
@@ -65,6 +68,7 @@ class LatentSource:
         self._store: dict[str, torch.Tensor] = torch.load(path, mmap=True)
         self._rng = rng
         self._scenes = all_scenes()
+        self._scene_weights = [SHAPE_WEIGHTS.get(scene.shape, 1.0) for scene in self._scenes]
         self._sizes = [(width, height) for width in SIDES for height in SIDES]
 
     def _weight(self, width: int, height: int, progress: float) -> float:
@@ -79,6 +83,7 @@ class LatentSource:
         weights = [self._weight(width, height, progress) for width, height in self._sizes]
         ((width, height),) = self._rng.choices(self._sizes, weights)
         latents = self._store[f"{width}x{height}"]
-        rows = [self._rng.randrange(len(latents)) for _ in range(count)]
-        scenes = [self._scenes[row % len(self._scenes)] for row in rows]
-        return latents[rows].float(), image_ids(width, height), scenes
+        chosen = self._rng.choices(range(len(self._scenes)), self._scene_weights, k=count)
+        copies = len(latents) // len(self._scenes)
+        rows = [index + len(self._scenes) * self._rng.randrange(copies) for index in chosen]
+        return latents[rows].float(), image_ids(width, height), [self._scenes[index] for index in chosen]
