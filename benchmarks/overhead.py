@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -54,11 +55,9 @@ def run(quick: bool = False) -> dict[str, Any]:
             address = urlsplit(stack.enter_context(_served(mode)))
             for path in ("ours", "echo"):
                 connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
-                connection.connect()
-                # http.client sends head and body apart: Nagle's delay would be all that is measured.
-                connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 stack.callback(connection.close)
                 targets[f"{mode} {path}"] = connection
+        _connect(targets["haproxy ours"])
         size = len(_post(targets["haproxy ours"], OURS))
         for _ in range(2):
             for name, connection in targets.items():
@@ -100,12 +99,20 @@ def _spread(values: list[float]) -> dict[str, float]:
 def _time(connection: http.client.HTTPConnection, name: str, size: int, requests: int) -> float:
     """Milliseconds at p50."""
     path = OURS if name.endswith("ours") else f"{ECHO}?bytes={size}"
+    _connect(connection)  # the last round was long ago, and servers close idle connections
     spent = []
     for _ in range(requests):
         start = time.perf_counter()
         _post(connection, path)
         spent.append(time.perf_counter() - start)
     return median(spent) * 1e3
+
+
+def _connect(connection: http.client.HTTPConnection) -> None:
+    connection.close()
+    connection.connect()
+    # http.client sends head and body apart: Nagle's delay would be all that is measured.
+    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _post(connection: http.client.HTTPConnection, path: str) -> bytes:
@@ -270,8 +277,14 @@ def _serve_with_ray(mode: Mode) -> None:
                 serve.RunTarget(compose(_args(), ReadyFactory()), name="ours", route_prefix="/"),
             ]
         )
-        print(f"url {local.url}", flush=True)
+        _say(local.url)
         sys.stdin.read()
+
+
+def _say(url: str) -> None:
+    """Tell the parent, who reads no further: what is logged from now on must not fill the pipe."""
+    print(f"url {url}", flush=True)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
 
 def _serve_with_uvicorn() -> None:
@@ -299,7 +312,9 @@ def _serve_with_uvicorn() -> None:
         async def app(scope: Any, receive: Any, send: Any) -> None:
             await (echo if scope["path"] == ECHO else ours)(scope, receive, send)
 
-        listener = socket.create_server(("127.0.0.1", 0))
+        # With the protocol named asyncio switches Nagle's algorithm off; socket.create_server leaves it at 0.
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(app, log_level="error", lifespan="off", access_log=False)
         server = uvicorn.Server(config)
 
@@ -308,7 +323,7 @@ def _serve_with_uvicorn() -> None:
             server.should_exit = True
 
         threading.Thread(target=wait, daemon=True).start()
-        print(f"url http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+        _say(f"http://127.0.0.1:{listener.getsockname()[1]}")
         await server.serve(sockets=[listener])
         host.close()
 

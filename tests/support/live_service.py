@@ -9,6 +9,7 @@ standard input does.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -80,6 +81,7 @@ def main() -> None:
             apps.append(serve.RunTarget(tiny_app(), name="tiny", route_prefix="/"))
         serve.run_many(apps)
         print(f"url {local.url}", flush=True)
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nobody reads the pipe from now on
         sys.stdin.read()
 
 
