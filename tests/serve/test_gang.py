@@ -280,6 +280,27 @@ def test_close_ends_everything_and_leaks_no_descriptor(tiny: ModelArgs, forkserv
     assert not gone(forkserver.pid)
 
 
+def test_close_does_not_wait_for_imports() -> None:
+    server = Forkserver("cpu")
+    failures: list[str] = []
+
+    def wait() -> None:
+        try:
+            server.wait_ready()
+        except EngineStartFailed as error:
+            failures.append(str(error))
+
+    server.start()
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    pid = server.pid
+    assert pid is not None
+    server.close()
+    waiter.join(PATIENCE)
+    assert gone(pid)
+    assert failures
+
+
 # --- starting -------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import torch
 from fluxsampler_api.app_args import Layout, ModelArgs
 from fluxsampler_serve.engines.protocol import SampleRequest
 from fluxsampler_serve.engines.single import SingleEngine
-from fluxsampler_serve.errors import RequestRefused
+from fluxsampler_serve.errors import EngineStartFailed, RequestRefused
 from tests.serve.conftest import StartGang
 from tests.support.model_folders import BUILTIN, model_args
 from tests.support.random_flux import POOLED_DIM, TEXT_DIM
@@ -131,6 +131,23 @@ def test_bfloat16(layout: Layout, engine_cache: Path, start_gang: StartGang, sin
     # Eight bits of mantissa: results agree to a few rounding errors, on average far below one.
     assert np.abs(expected.latents - got.latents).mean() < 2e-2
     assert got.latents_finite
+
+
+@pytest.mark.parametrize("layout", [ULYSSES, STAGES], ids=str)
+def test_float8_storage(
+    layout: Layout, engine_cache: Path, start_gang: StartGang, single: Singles, tiny: ModelArgs
+) -> None:
+    model = model_args(f"file://{BUILTIN}", engine_cache, quantization="fp8")
+    gang = start_gang(model, layout, warmup_steps=100)
+    expected, got = draw(single(model), RED_CIRCLE), draw(gang, RED_CIRCLE)
+    assert distance(expected.latents, got.latents) <= EXACT
+    assert distance(draw(single(tiny), RED_CIRCLE).latents, got.latents) > EXACT  # it is in use
+    assert matches(got.pixels, "a red circle")
+
+
+def test_float8_storage_with_tensor_parallelism_is_refused(engine_cache: Path, start_gang: StartGang) -> None:
+    with pytest.raises(EngineStartFailed, match="fp8"):
+        start_gang(model_args(f"file://{BUILTIN}", engine_cache, quantization="fp8"), TENSOR)
 
 
 @pytest.mark.parametrize("layout", [ULYSSES, BOTH], ids=str)

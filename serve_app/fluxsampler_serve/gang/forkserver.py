@@ -111,6 +111,9 @@ class Forkserver:
 
     def close(self) -> None:
         """End it, and with it every rank; idempotent."""
+        process = self._process
+        if process is not None and self.import_seconds is None:
+            process.kill()  # another thread may hold the lock until the imports are done; now it need not
         with self._lock:
             if self._socket is not None:
                 self._socket.close()  # its select returns, it kills its children and ends
