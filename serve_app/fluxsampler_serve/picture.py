@@ -117,7 +117,7 @@ def _png(pixels: npt.NDArray[np.uint8], fields: Mapping[str, str]) -> bytes:
     rows[0, 1:] = flat[0]
     np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
     packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
-    data = packer.compress(rows) + packer.flush()
+    data = packer.compress(rows.data) + packer.flush()
     # Keyword, compression flag and method, language and translated keyword (both empty), text.
     text = [_chunk(b"iTXt", name.encode() + bytes(5) + value.encode()) for name, value in fields.items()]
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced
