@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from benchmarks.memory import GOAL, measure
 
 from fluxsampler_api.app_args import Layout

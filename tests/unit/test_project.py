@@ -29,23 +29,38 @@ def test_operator_is_a_folder_and_never_a_package() -> None:
 
 
 def test_every_test_folder_is_a_package() -> None:
-    folders = {path.parent for path in tracked() if path.suffix == ".py" and path.is_relative_to(ROOT / "tests")}
+    folders = {
+        path.parent for path in tracked() if path.suffix == ".py" and path.is_relative_to(ROOT / "tests")
+    }
     assert [str(folder) for folder in sorted(folders) if not (folder / "__init__.py").exists()] == []
 
 
 def test_no_machine_path_and_no_index_host_is_committed() -> None:
     # Split, so that this file does not name what it looks for.
-    forbidden = re.compile("|".join(("/wo" + "rk/", "/ro" + "ot/", r"pypi\.o" + "rg", r"pythonhos" + "ted", r"download\.pyt" + r"orch\.org")))
+    forbidden = re.compile(
+        "|".join(
+            (
+                "/wo" + "rk/",
+                "/ro" + "ot/",
+                r"pypi\.o" + "rg",
+                r"pythonhos" + "ted",
+                r"download\.pyt" + r"orch\.org",
+            )
+        )
+    )
     found = [
         f"{path.relative_to(ROOT)}: {match[0]}"
         for path in tracked()
-        if path.suffix in TEXT and (match := forbidden.search(path.read_text(encoding="utf-8", errors="replace")))
+        if path.suffix in TEXT
+        and (match := forbidden.search(path.read_text(encoding="utf-8", errors="replace")))
     ]
     assert found == []
 
 
 def test_lock_pins_exactly_what_the_design_names() -> None:
-    lock = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line)
+    lock = dict(
+        line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line
+    )
     wanted = {"torch": "2.13.0", "xfuser": "0.7.0", "diffusers": "0.42.1", "transformers": "5.23.0", "ray": "2.60.0", "yunchang": "0.6.4",
               "numpy": "2.4.6"}  # fmt: skip
     assert {name: lock.get(name) for name in wanted} == wanted
@@ -70,6 +85,8 @@ def test_links_between_documents_lead_somewhere() -> None:
 
 def test_readmes_tell_the_same_commands() -> None:
     def targets(name: str) -> set[str]:
-        return set(re.findall(r"(?:^|`)make [a-z-]+", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE))
+        return set(
+            re.findall(r"(?:^|`)make [a-z-]+", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+        )
 
     assert targets("README.md") == targets("README.zh-CN.md")

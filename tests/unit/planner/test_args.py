@@ -50,7 +50,9 @@ def test_eight_4090_share_cards_with_a_capped_fallback() -> None:
     assert args.fallback.encoders == "cpu"
     cards = made.fallback.cards
     for rank, share in enumerate(args.parallel.gpu_shares):
-        assert share + args.fallback.gpus_per_replica == pytest.approx(1) if rank in cards else share == 1, rank
+        assert share + args.fallback.gpus_per_replica == pytest.approx(1) if rank in cards else share == 1, (
+            rank
+        )
     # The cap admits the fallback and leaves the rest to the rank.
     assert args.fallback.memory_fraction is not None
     for card in (made.cards[index] for index in made.fallback.cards):
