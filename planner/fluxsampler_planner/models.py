@@ -180,8 +180,8 @@ FLUX_SCHNELL = ModelFacts.from_config(
 )
 # tests/unit/planner/test_models.py compares this with the shipped model's own files.
 TINY_SHAPES = ModelFacts(
-    name="tiny-shapes", double_blocks=2, single_blocks=4, heads=8, head_dim=16, text_width=64, pooled_width=64, guidance=False,
-    t5_parameters=93_760, clip_parameters=112_448, vae_parameters=721_331, max_text_tokens=64, default_width=128, default_height=128,
+    name="tiny-shapes", double_blocks=2, single_blocks=4, heads=8, head_dim=16, text_width=32, pooled_width=32, guidance=False,
+    t5_parameters=18_176, clip_parameters=20_096, vae_parameters=136_243, max_text_tokens=64, default_width=128, default_height=128,
     default_steps=8, default_guidance=0.0, default_text_tokens=32, min_side=64, max_side=128, max_pixels=128 * 128, multiple_of=16,
     source="builtin://tiny-shapes",
 )  # fmt: skip

@@ -15,13 +15,15 @@ from fluxsampler_planner.split import Split
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the rules look at besides the split: the model, the target's pixels, prompt tokens, exactness."""
+    """What the rules look at besides the split: the model, the target's pixels, prompt tokens, exactness, form."""
 
     model: ModelFacts
     width: int
     height: int
     text_tokens: tuple[int, ...]
     exact: bool
+    fp8: bool = False
+    float32_on_cuda: bool = False
 
     @property
     def rows(self) -> int:
@@ -79,6 +81,24 @@ def _tensor_with_pipefusion(split: Split, _: Request) -> Refusal | None:
     )  # fmt: skip
 
 
+def _tensor_with_fp8(split: Split, request: Request) -> Refusal | None:
+    if split.tensor == 1 or not request.fp8:
+        return None
+    return Refusal(
+        "ScaleNotSplit", "tensor", "tensor × fp8",
+        "xfuser splits an fp8 weight and not its scale; set tensor: 1, or model.quantization: none",
+    )  # fmt: skip
+
+
+def _ring_in_float32(split: Split, request: Request) -> Refusal | None:
+    if split.ring == 1 or not request.float32_on_cuda:
+        return None
+    return Refusal(
+        "NoKernel", "ring", "ring × float32",
+        "ring attention needs the flash kernel, which takes no float32 on CUDA; set model.dtype: bfloat16, or ring: 1",
+    )  # fmt: skip
+
+
 def _heads(split: Split, request: Request) -> Refusal | None:
     heads, wide = request.model.heads, 4 * request.model.hidden
     if heads % split.ulysses:
@@ -130,7 +150,16 @@ def _stages(split: Split, request: Request) -> Refusal | None:
 
 def _patches(split: Split, request: Request) -> Refusal | None:
     rows = request.rows // split.sequence
-    if split.pipefusion == 1 or split.pipefusion <= rows:
+    if split.pipefusion == 1:
+        return None
+    if split.sequence > 1 and rows % split.pipefusion:
+        # xfuser then gives the sequence ranks of a stage different numbers of tokens, which aborts the process.
+        return Refusal(
+            "PatchesUneven", "pipefusion", "pipefusion × ulysses/ring",
+            f"{request.rows} rows of tokens give {split.pipefusion} stages of {split.sequence} ranks uneven patches; "
+            f"use a target.height that is a multiple of {16 * split.pipefusion * split.sequence}",
+        )  # fmt: skip
+    if split.pipefusion <= rows:
         return None
     return Refusal(
         "PatchWithoutRow", "pipefusion", f"pipefusion {split.pipefusion}",
@@ -143,6 +172,8 @@ RULES: tuple[Rule, ...] = (
     _exact,
     _tensor_with_sequence,
     _tensor_with_pipefusion,
+    _tensor_with_fp8,
+    _ring_in_float32,
     _heads,
     _text,
     _rows,

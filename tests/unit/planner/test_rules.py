@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -19,6 +20,10 @@ SQUARE = Request(FLUX_DEV, 1024, 1024, (512,), exact=False)
         (Split(pipefusion=2), Request(FLUX_DEV, 1024, 1024, (512,), exact=True), "NotExact", "pipefusion"),
         (Split(tensor=2, ulysses=2), SQUARE, "WrongPictures", "tensor"),
         (Split(tensor=2, pipefusion=2), SQUARE, "NotProven", "tensor"),
+        (Split(tensor=2), replace(SQUARE, fp8=True), "ScaleNotSplit", "tensor"),
+        (Split(ring=2), replace(SQUARE, float32_on_cuda=True), "NoKernel", "ring"),
+        (Split(pipefusion=3, ulysses=2), SQUARE, "PatchesUneven", "pipefusion"),
+        (Split(pipefusion=4, ring=2), replace(SQUARE, height=1056), "PatchesUneven", "pipefusion"),
         (Split(ulysses=5), SQUARE, "HeadsNotDivisible", "ulysses"),
         (Split(tensor=5), SQUARE, "ChannelsNotDivisible", "tensor"),
         (Split(ulysses=3), SQUARE, "TextNotDivisible", "ulysses"),
