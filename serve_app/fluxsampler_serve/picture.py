@@ -7,18 +7,17 @@ so the same request gives the same file.
 from __future__ import annotations
 
 import json
-import struct
-import zlib
 from importlib.metadata import version
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     import numpy.typing as npt
 
     from fluxsampler_api.app_args import AppArgs
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
 
 MEDIA_TYPES: Mapping[PictureFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
-_UP = 2
-"""PNG's filter that stores each row's difference to the row above: what a picture's rows mostly share."""
+PNG_COMPRESSION = 1
+"""zlib's fastest level: a 1024² photograph takes about a third of level 6's time and 3 % more bytes."""
 
 _USER_COMMENT = 0x9286
 _SOFTWARE = 0x0131
@@ -77,10 +76,14 @@ def encode(
 
     PNG carries ``fields`` as one iTXt chunk each; JPEG and WebP carry them as JSON in EXIF's UserComment.
     """
-    if kind == "png":
-        return _png(pixels, fields)
     image = Image.fromarray(pixels)
     out = BytesIO()
+    if kind == "png":
+        text = PngInfo()
+        for name, value in fields.items():
+            text.add_itxt(name, value)
+        image.save(out, "PNG", compress_level=PNG_COMPRESSION, pnginfo=text)
+        return out.getvalue()
     exif = Image.Exif()
     if fields:
         exif[_SOFTWARE] = fields.get("software", "")
@@ -102,29 +105,3 @@ def read_metadata(data: bytes) -> dict[str, str]:
         return {}
     fields = json.loads(comment.removeprefix(_UNICODE).decode("utf-16-be"))
     return {str(name): str(value) for name, value in fields.items()}
-
-
-def _png(pixels: npt.NDArray[np.uint8], fields: Mapping[str, str]) -> bytes:
-    """PNG by hand: one filter for all rows and zlib's run-length strategy.
-
-    Pillow tries five filters on every row. This takes a third to a quarter of its time (47 ms against
-    170 ms for a grainy 1024²) and gives files a tenth smaller.
-    """
-    height, width, _ = pixels.shape
-    rows = np.empty((height, 1 + 3 * width), np.uint8)
-    rows[:, 0] = _UP
-    flat = pixels.reshape(height, 3 * width)
-    rows[0, 1:] = flat[0]
-    np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
-    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
-    data = packer.compress(rows.data) + packer.flush()
-    # Keyword, compression flag and method, language and translated keyword (both empty), text.
-    text = [_chunk(b"iTXt", name.encode() + bytes(5) + value.encode()) for name, value in fields.items()]
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced
-    return b"".join(
-        (b"\x89PNG\r\n\x1a\n", _chunk(b"IHDR", head), *text, _chunk(b"IDAT", data), _chunk(b"IEND", b""))
-    )
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
