@@ -315,6 +315,7 @@ def _serve_with_uvicorn() -> None:
         # With the protocol named asyncio switches Nagle's algorithm off; socket.create_server leaves it at 0.
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.bind(("127.0.0.1", 0))
+        listener.listen()
         config = uvicorn.Config(app, log_level="error", lifespan="off", access_log=False)
         server = uvicorn.Server(config)
 

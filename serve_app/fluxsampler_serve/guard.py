@@ -9,6 +9,7 @@ of neighbouring cells 0.33 to 0.9 against -0.04 to 0.24; deviation of raw noise'
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +31,7 @@ STRAY = 0.05
 """Percent of the pixels, at either end, that do not make a picture: two of 64², a shape has more."""
 
 BUSY_DEVIATION = 4.0
-"""A picture whose pixels deviate by more levels is not flat; most are spared the percentiles by it."""
+"""A picture whose cells deviate by more levels is not flat."""
 
 CELL = 8
 """Side of the cells whose means are compared: one latent pixel of FLUX's VAE."""
@@ -44,16 +45,20 @@ NOISE_DEVIATION = 12.0
 def inspect(sample: Sample) -> None:
     """Raise :class:`~fluxsampler_serve.errors.PictureRefused` if ``sample`` is no picture."""
     latents, pixels = sample.latents, sample.pixels
-    if not sample.latents_finite or not np.isfinite(latents).all():
+    spread = float(np.ptp(latents, axis=0).max())  # not finite when any latent is not
+    if not sample.latents_finite or not isfinite(spread):
         raise PictureRefused("the latents are not finite (NaN or infinity)")
-    if float(np.ptp(latents, axis=0).max()) < LATENT_RANGE:
+    if spread < LATENT_RANGE:
         raise PictureRefused("the latents are the same everywhere")
-    deviation = float(pixels.std())
-    if deviation <= BUSY_DEVIATION and is_flat(pixels):
+    cells = cell_means(pixels)
+    correlation, deviation = _neighbours(cells)
+    if correlation >= CELL_CORRELATION and deviation > BUSY_DEVIATION:
+        return  # shapes that can be seen: nearly every picture ends here
+    if is_flat(pixels):
         raise PictureRefused("the picture is one flat colour")
     if (
-        deviation > NOISE_DEVIATION
-        and cell_correlation(pixels) < CELL_CORRELATION
+        correlation < CELL_CORRELATION
+        and float(pixels.std()) > NOISE_DEVIATION
         and latent_correlation(latents, pixels.shape[1]) < LATENT_CORRELATION
     ):
         raise PictureRefused("the picture is noise")
@@ -67,11 +72,17 @@ def is_flat(pixels: npt.NDArray[np.uint8]) -> bool:
 
 def cell_correlation(pixels: npt.NDArray[np.uint8]) -> float:
     """Correlation of neighbouring cells' mean colours: towards 1 for a picture with shapes, 0 for noise."""
+    return _neighbours(cell_means(pixels))[0]
+
+
+def cell_means(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """[3, rows, columns] of uint8 [height, width, 3]; what is left over at the edges is left out."""
     height, width = (side // CELL * CELL for side in pixels.shape[:2])
-    # Sums of whole cells, one axis after the other: numpy is several times faster so than over two axes.
+    # One axis after the other: numpy is several times faster so than over two axes at once.
     rows = np.add.reduceat(pixels[:height, :width], np.arange(0, height, CELL), axis=0, dtype=np.uint32)
-    cells = np.add.reduceat(rows, np.arange(0, width, CELL), axis=1).astype(np.float32)
-    return _neighbours(np.moveaxis(cells, 2, 0))
+    sums = np.add.reduceat(rows, np.arange(0, width, CELL), axis=1)
+    means: npt.NDArray[np.float32] = (sums * np.float32(1 / CELL**2)).astype(np.float32).transpose(2, 0, 1)
+    return means
 
 
 def latent_correlation(latents: npt.NDArray[np.float32], width: int) -> float:
@@ -80,18 +91,19 @@ def latent_correlation(latents: npt.NDArray[np.float32], width: int) -> float:
     rows = len(latents) // columns
     # diffusers packs 2x2 latent pixels of 16 channels into one token, channel first.
     grid = latents.reshape(rows, columns, -1, 2, 2).transpose(2, 0, 3, 1, 4)
-    return _neighbours(grid.reshape(-1, 2 * rows, 2 * columns))
+    return _neighbours(grid.reshape(-1, 2 * rows, 2 * columns))[0]
 
 
-def _neighbours(grid: npt.NDArray[np.float32]) -> float:
-    """Correlation of neighbours in [channels, rows, columns], over all channels; the larger of the two directions.
+def _neighbours(grid: npt.NDArray[np.float32]) -> tuple[float, float]:
+    """Correlation of neighbours in [channels, rows, columns], and the deviation, over all channels.
 
-    Each channel's mean is taken out first: a colour cast is no shape.
+    Each channel's mean is taken out first: a colour cast is no shape. Of the two directions the larger
+    counts. A grid without deviation correlates fully.
     """
     grid = grid - grid.mean(axis=(1, 2), keepdims=True)
-    power = float(np.square(grid).mean())
+    power = float((grid * grid).mean())
     if power == 0.0:
-        return 1.0
+        return 1.0, 0.0
     across = float((grid[:, :, 1:] * grid[:, :, :-1]).mean())
     down = float((grid[:, 1:] * grid[:, :-1]).mean())
-    return max(across, down) / power
+    return max(across, down) / power, power**0.5

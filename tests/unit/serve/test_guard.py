@@ -68,9 +68,10 @@ def test_the_fake_engines_pictures_pass(seed: int) -> None:
 
 def test_latents_that_are_not_finite_are_refused() -> None:
     broken = noise_latents()
-    broken[3, 5] = np.inf
-    with pytest.raises(PictureRefused, match="not finite"):
-        guard.inspect(sample(PICTURES["a disc"], broken))
+    for value in (np.nan, np.inf):
+        broken[3, 5] = value
+        with pytest.raises(PictureRefused, match="not finite"):
+            guard.inspect(sample(PICTURES["a disc"], broken))
     with pytest.raises(PictureRefused, match="not finite"):
         guard.inspect(sample(PICTURES["a disc"], finite=False))
 
