@@ -45,8 +45,8 @@ demo: $(VENV)/.run ## Draw "a red circle" with two ranks, on this machine
 	@$(BIN)/fluxsampler up examples/tiny-local.yaml --detach --port $(PORT)
 	$(call say,Drawing a red circle)
 	@mkdir -p $(dir $(DEMO))
-	@$(BIN)/fluxsampler generate "a red circle" --seed 1 -o $(DEMO)
-	@printf '\nThe picture:  %s\nThe page:     http://127.0.0.1:%s/\nStop it with: %s/fluxsampler down\n' "$(CURDIR)/$(DEMO)" "$(PORT)" "$(BIN)"
+	@$(BIN)/fluxsampler generate "a red circle" --seed 1 -o $(DEMO) --url http://127.0.0.1:$(PORT)
+	@printf '\nThe picture:  %s\nThe page:     http://127.0.0.1:%s/\nStop it with: %s/fluxsampler down tiny-local\n' "$(CURDIR)/$(DEMO)" "$(PORT)" "$(BIN)"
 
 .PHONY: test test-unit test-serve browser
 test: test-unit test-serve ## Run every test that this machine can run

@@ -90,3 +90,23 @@ def test_readmes_tell_the_same_commands() -> None:
         )
 
     assert targets("README.md") == targets("README.zh-CN.md")
+
+
+def test_the_architecture_page_names_every_module() -> None:
+    page = (ROOT / "docs" / "dev" / "architecture.md").read_text(encoding="utf-8")
+    missing = []
+    for package in PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
+        for path in (ROOT / package).glob("*"):
+            named = f"{path.name}/" if path.is_dir() else path.name
+            if path.name not in {"__init__.py", "__pycache__", "py.typed"} and f"`{named}" not in page:
+                missing.append(f"{package}/{path.name}")
+    assert missing == []
+
+
+def test_no_document_has_a_gap_to_fill() -> None:
+    gaps = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in tracked()
+        if path.suffix == ".md" and (match := re.search(r"@[A-Z0-9_]{2,}@", path.read_text(encoding="utf-8")))
+    ]
+    assert gaps == []
