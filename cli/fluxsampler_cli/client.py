@@ -60,7 +60,7 @@ class Client:
     def __init__(self, url: str, token: str | None = None) -> None:
         if not url.startswith(("http://", "https://")):
             raise InputError(f"--url {url} is no URL; write it as http://host:port")
-        headers = {"authorization": f"Bearer {token}"} if token else {}
+        headers = {"authorization": f"Bearer {token.strip()}"} if token else {}
         timeout = httpx.Timeout(_CONNECT_SECONDS, read=_SILENCE_SECONDS, write=_SILENCE_SECONDS)
         self.url = url.rstrip("/")
         try:

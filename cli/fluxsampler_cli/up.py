@@ -68,7 +68,7 @@ def up(options: UpOptions) -> None:
             _clear_remains(folder, name)
             job = wanted.model_copy(update={"port": _port(folder, options.host, options.port)})
             output.print_plan(name, plan.status(), error=True)
-            _warn_if_open(job)
+            _tell_access(job)
             Path(job.log).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             Path(job.log).write_bytes(b"")
             with StartProgress(name) as progress:
@@ -116,7 +116,10 @@ def _planned(sampler: FluxSampler) -> tuple[Plan, AppArgs]:
 
 
 def _with_tokens(sampler: FluxSampler, args: AppArgs, token_file: Path | None) -> AppArgs:
-    """Put the API token into the environment, which the runner inherits; secrets are never in arguments."""
+    """Put the API token into the environment, which the runner inherits; secrets are never in arguments.
+
+    A token that is there protects the API even where the file asks for none: whoever set it expects so.
+    """
     if token_file is not None:
         try:
             token = token_file.read_text(encoding="utf-8").strip()
@@ -125,14 +128,18 @@ def _with_tokens(sampler: FluxSampler, args: AppArgs, token_file: Path | None) -
         if not token:
             raise InputError(f"--token-file {token_file} is empty; write the token into it")
         os.environ[TOKEN_VARIABLE] = token
-    wanted = sampler.spec.serving.auth_secret_ref is not None
-    if wanted and not os.environ.get(TOKEN_VARIABLE):
+    given = os.environ.get(TOKEN_VARIABLE, "")
+    if given and not given.strip():
+        raise InputError(f"{TOKEN_VARIABLE} holds only white space; set it to the token, or unset it")
+    if given:
+        os.environ[TOKEN_VARIABLE] = given.strip()  # HTTP carries no white space around a header's value
+    if sampler.spec.serving.auth_secret_ref is not None and not given:
         raise InputError(
             f"spec.serving.authSecretRef asks for an API token; set {TOKEN_VARIABLE}, or give --token-file FILE"
         )
     if sampler.spec.model.token_secret_ref is not None and not os.environ.get(args.model.token_env):
         raise InputError(f"spec.model.tokenSecretRef asks for a hub token; set {args.model.token_env}")
-    secured = TOKEN_VARIABLE if wanted or token_file is not None else None
+    secured = TOKEN_VARIABLE if given else None
     return args.model_copy(update={"serving": args.serving.model_copy(update={"auth_token_env": secured})})
 
 
@@ -162,11 +169,13 @@ def _actors(args: AppArgs) -> int:
     return args.serving.gateway_replicas + parallel + fallback
 
 
-def _warn_if_open(job: Job) -> None:
-    if job.host not in _LOOPBACK and job.args.serving.auth_token_env is None:
+def _tell_access(job: Job) -> None:
+    if job.args.serving.auth_token_env is not None:
+        output.say(f"requests need the API token that {TOKEN_VARIABLE} or --token-file gave")
+    elif job.host not in _LOOPBACK:
         output.say(
             f"warning: {job.host} may be reached from other machines, and no API token is asked for; "
-            "give --token-file, or set spec.serving.authSecretRef",
+            "give --token-file, or set {TOKEN_VARIABLE}",
             style="yellow",
         )
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fluxsampler_api.loading import load_text
 from fluxsampler_cli import processes
+from fluxsampler_cli import up as up_module
 from fluxsampler_cli.state import InstanceState, StateFolder
 from tests.support.cli_specs import TINY
 from tests.support.instance import HALT, STEPS, shared_memory
@@ -238,6 +240,41 @@ def test_an_open_address_without_a_token_is_warned_of(up: Callable[..., Up]) -> 
     assert state.url == f"http://127.0.0.1:{state.port}"
     _, _, error = running.end(signal.SIGINT)
     assert "warning: 0.0.0.0 may be reached from other machines, and no API token is asked for" in error
+
+
+@pytest.mark.parametrize("given", ["s3cr3t-value", " s3cr3t-value\n"])
+def test_a_token_in_the_environment_protects_though_the_file_asks_for_none(
+    up: Callable[..., Up], monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("FLUXSAMPLER_API_TOKEN", given)
+    running = up("", "--host", "0.0.0.0")
+    state = running.until(lambda state: state.phase == "running")
+    job = json.loads((running.folder.root / "tiny.json").read_text(encoding="utf-8"))
+    assert "s3cr3t-value" not in json.dumps(job)
+    environment = Path("/proc", str(processes.of_instance(state.instance)[0]), "environ").read_bytes()
+    assert b"FLUXSAMPLER_API_TOKEN=s3cr3t-value" in environment.split(b"\0")
+    _, _, error = running.end(signal.SIGINT)
+    assert "requests need the API token" in error
+    assert "warning" not in error
+
+
+@pytest.mark.parametrize("given", [" ", " \t\n"])
+def test_a_token_of_white_space_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    Path("tiny.yaml").write_text(TINY, encoding="utf-8")
+    monkeypatch.setenv("FLUXSAMPLER_API_TOKEN", given)
+    result = run("up", "tiny.yaml", "--port", "0")
+    assert result.exit_code == 1, result.output
+    assert "error: FLUXSAMPLER_API_TOKEN holds only white space; set it" in result.stderr
+
+
+@pytest.mark.parametrize(("given", "asked"), [("", None), ("secret", "FLUXSAMPLER_API_TOKEN")])
+def test_the_token_reaches_the_app_by_its_variable(
+    given: str, asked: str | None, state_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (sampler,) = load_text(TINY)
+    _, args = up_module._planned(sampler)
+    monkeypatch.setenv("FLUXSAMPLER_API_TOKEN", given)
+    assert up_module._with_tokens(sampler, args, None).serving.auth_token_env == asked
 
 
 def test_the_token_is_in_no_file_and_no_argument(
