@@ -23,6 +23,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MARKER = "FLUXSAMPLER_INSTANCE"
+# How Ray, torch, NCCL, Python's multiprocessing and OpenMP name their files there, and we do.
+_SHM_NAMES = (
+    "plasma",
+    "ray",
+    "torch_",
+    "nccl-",
+    "psm_",
+    "sem.",
+    "__KMP_REGISTERED_LIB_",
+    "fluxsampler",
+    "fxs-",
+)
 _SHM = Path("/dev/shm")  # noqa: S108 - the kernel's name of shared memory, not a temporary folder
 
 _log = structlog.get_logger(__name__)
@@ -78,6 +90,20 @@ def shared_memory_of(pids: Iterable[int]) -> set[Path]:
     return {Path(name) for name in names if name.startswith(f"{_SHM}/") and not name.endswith(" (deleted)")}
 
 
+def _to_unlink(held: set[Path], ended: set[int]) -> set[Path]:
+    """Those of ``held`` that are nobody else's.
+
+    A model may lie under /dev/shm, and other programs share files with us there: a file goes only if
+    the libraries of an instance would have made it (by its name), and no living process holds it
+    (``ended`` ones may still be giving their descriptors back).
+    """
+    ours = {path for path in held if path.parent == _SHM and path.name.startswith(_SHM_NAMES)}
+    if not ours:
+        return ours
+    living = {int(entry) for entry in os.listdir("/proc") if entry.isdigit()} - ended
+    return ours - shared_memory_of(living)
+
+
 def _link(path: Path) -> str:
     try:
         return str(path.readlink())
@@ -86,7 +112,7 @@ def _link(path: Path) -> str:
 
 
 def end_instance(instance: str, folder: Path | None, timeout: float = 30.0) -> int:
-    """Kill every process of ``instance``, then remove its shared memory and its ``folder``.
+    """Kill every process of ``instance``, then remove its own shared memory and its ``folder``.
 
     Nothing is asked to end by itself: Serve's ingress would take 35 s for it, and nothing of an
     instance is worth keeping (weights are published by rename, so a killed writer harms nobody).
@@ -114,7 +140,7 @@ def end_instance(instance: str, folder: Path | None, timeout: float = 30.0) -> i
                 continue
             ended.add(pid)
         time.sleep(0.02)
-    for path in shared:
+    for path in _to_unlink(shared, ended):
         path.unlink(missing_ok=True)
     if folder is not None and folder.exists():
         shutil.rmtree(folder)

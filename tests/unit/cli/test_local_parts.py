@@ -128,7 +128,7 @@ def test_an_instance_is_found_whatever_became_of_its_processes(tmp_path: Path) -
     # A grandchild in a session of its own, its parent gone; and one that renamed itself.
     orphan = "import subprocess; subprocess.Popen(['sleep', '300'], start_new_session=True)"
     subprocess.run([sys.executable, "-c", orphan], env=environment, check=True, timeout=60)
-    shared = Path("/dev/shm") / instance
+    shared = Path("/dev/shm") / f"torch_{instance}"
     folder = tmp_path / "folder"
     folder.mkdir()
     code = f"import mmap; f = open({str(shared)!r}, 'w+b'); f.truncate(4096); m = mmap.mmap(f.fileno(), 4096); f.close(); print(); input()"
@@ -150,6 +150,35 @@ def test_an_instance_is_found_whatever_became_of_its_processes(tmp_path: Path) -
     assert not shared.exists()
     assert not folder.exists()
     assert processes.end_instance(instance, folder) == 0
+
+
+def test_shared_memory_of_others_survives_an_instance() -> None:
+    instance = f"test-{secrets.token_hex(4)}"
+    ours, shared, foreign = (
+        Path("/dev/shm") / name for name in (f"psm_{instance}", f"torch_{instance}", instance)
+    )
+    files = (ours, shared, foreign)
+    code = f"held = [open(path, 'w+b') for path in {[str(path) for path in files]!r}]; print(); input()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | processes.marker_environment(instance),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with shared.open("rb"):  # as another program, which is not of the instance
+            assert processes.end_instance(instance, None) == 1
+        holder.communicate(timeout=30)
+        # Ours by name and held by nobody else; held by this process too; somebody's model, by its name.
+        assert [path.exists() for path in files] == [False, True, True]
+    finally:
+        processes.end_instance(instance, None)
+        holder.communicate(timeout=30)
+        for path in files:
+            path.unlink(missing_ok=True)
 
 
 def test_a_process_is_named_by_its_id_and_its_start() -> None:
