@@ -32,10 +32,11 @@ UNREADY_SECONDS = 0.25
 """The same for one that was not."""
 
 
-LOST = (RayError, RayServeException, grpc.RpcError, RuntimeError)
+LOST = (RayError, RayServeException, grpc.RpcError, RuntimeError, OSError)
 """What a handle raises when the replica died or cannot be reached; our own failures are values.
 
-RuntimeError is what Serve makes of a gRPC status that it does not know.
+RuntimeError is what Serve makes of a gRPC status that it does not know; OSError has ConnectionError and
+TimeoutError among it.
 """
 
 
@@ -80,9 +81,15 @@ class HandleClient:
             self._asked_at = loop.time()
             try:
                 self._status = await self._ask.remote()
-            except LOST as error:
-                self._status = SamplerStatus(False, "Gone", _first_line(error))
-            self._asked_at = None
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                self._gone(error)  # not ours: a dying handle cancels what waits for it
+            except Exception as error:  # noqa: BLE001 (a watch that ended would show its last answer for ever)
+                self._gone(error)
+            finally:
+                self._asked_at = None
             await asyncio.sleep(READY_SECONDS if self._status.ready else UNREADY_SECONDS)
 
     async def draw(self, request: DrawRequest) -> Outcome:
@@ -112,6 +119,12 @@ class HandleClient:
             if not over:
                 response.cancel()
 
+    def _gone(self, error: BaseException) -> None:
+        message = _first_line(error)
+        if self._status.reason != "Gone":  # once, not four times a second
+            log.warning("sampler_gone", engine=self.name, error=message, kind=type(error).__name__)
+        self._status = SamplerStatus(False, "Gone", message)
+
     def _lost(self, request: DrawRequest, error: Exception) -> Failure:
         message = _first_line(error)
         log.error("sampler_lost", engine=self.name, request_id=request.sample.request_id, error=message)
@@ -140,6 +153,6 @@ class LocalClient:
                 yield event
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
