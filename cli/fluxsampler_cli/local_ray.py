@@ -66,7 +66,7 @@ def serve_environment(instance: str, folder: Path, reservation: PortReservation)
     """Environment of every process of ``instance``; Ray and Serve read it when they are imported.
 
     HAProxy mode with Serve's throughput settings, because a request through the default Python
-    proxy costs 10-14 ms and through HAProxy 0.5-2 ms (docs/dev/architecture.md).
+    proxy costs 10-14 ms and through HAProxy 0.5-2 ms (docs/dev/serving.md).
     """
     metrics, statistics, fallback_http, fallback_grpc = reservation.take(4)
     # Replicas bind without SO_REUSEADDR, so their ports cannot be held; Serve tries the next one
