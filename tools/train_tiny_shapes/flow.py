@@ -21,7 +21,7 @@ from torch.multiprocessing.spawn import spawn
 from .architecture import Denoiser
 from .latents import LatentSource
 from .prompts import training_prompt
-from .schedule import Budget, MovingAverage, learning_rate, set_learning_rate, short_first
+from .schedule import Budget, MovingAverage, learning_rate, length_weight, set_learning_rate
 from .scope import Scene
 from .vocabulary import clip_tokenizer, letter_case_pairs, t5_tokenizer
 
@@ -48,7 +48,7 @@ class FlowSettings:
     sigma_spread: float = 1.1
     seed: int = 11
     start_from: Path | None = None
-    """Averaged parameters of an earlier run to go on from. All lengths then count alike from the start."""
+    """Averaged parameters of an earlier run to go on from. Pictures then have the sizes of its end."""
 
 
 class BlockOptimizer:
@@ -98,7 +98,7 @@ class PromptReader:
         """
         prompts = [training_prompt(scene, self._rng) for scene in scenes]
         lengths = list(TEXT_LENGTH_WEIGHTS)
-        weights = [TEXT_LENGTH_WEIGHTS[length] * short_first(length, progress) for length in lengths]
+        weights = [TEXT_LENGTH_WEIGHTS[length] * length_weight(length, 0.6 * progress) for length in lengths]
         (length,) = self._rng.choices(lengths, weights)
         clip = self.clip(prompts, padding=True, truncation=True, return_tensors="pt")
         t5 = self.t5(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")

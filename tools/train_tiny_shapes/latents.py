@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 
 from .autoencoder import as_tensor
 from .drawing import draw
-from .schedule import short_first
+from .schedule import length_weight
 from .scope import SIDES, Scene, all_scenes
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class LatentSource:
 
     def _weight(self, width: int, height: int, progress: float) -> float:
         """How often a size is trained on, relative to the others."""
-        return short_first(width * height // 256, progress) * (SQUARE_WEIGHT if width == height else 1)
+        return length_weight(width * height // 256, progress) * (SQUARE_WEIGHT if width == height else 1)
 
     def batch(self, count: int, progress: float) -> tuple[torch.Tensor, torch.Tensor, list[Scene]]:
         """Packed latents (count, tokens, 64), their positions (tokens, 3), and their scenes.

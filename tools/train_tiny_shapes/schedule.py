@@ -38,9 +38,9 @@ def learning_rate(peak: float, step: int, progress: float, warm_up_steps: int, f
     return peak * min(1.0, (step + 1) / warm_up_steps) * decay
 
 
-def short_first(tokens: int, progress: float) -> float:
-    """Weight of a sequence length: short ones are cheap and come first, all count alike at the end."""
-    return float(tokens ** (-1.5 * max(0.0, 1.0 - progress)))
+def length_weight(tokens: int, progress: float) -> float:
+    """How often a sequence length is trained on: short ones are cheap and come first, long ones last."""
+    return float(tokens ** (2.5 * progress - 1.5))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
