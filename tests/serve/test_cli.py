@@ -262,17 +262,54 @@ def test_a_killed_keeper_takes_everything_with_it(
     assert "nothing is up" in machine.run("down").stderr
 
 
-@pytest.mark.parametrize("step", ["ray", "app", "load"])
-def test_ctrl_c_while_it_starts(machine: Machine, neighbour: Neighbour, step: str) -> None:
+def test_of_two_at_once_one_is_refused_and_down_ends_the_other(
+    machine: Machine, neighbour: Neighbour
+) -> None:
     before = shared_memory()
-    up = machine.start("up", "tiny.yaml", "--port", "0")
+    # Of other options, so that the later one is refused even if it comes when the first is up.
+    (machine.home / "queue.yaml").write_text(f"{TINY}  serving: {{maxQueuedRequests: 1}}\n", encoding="utf-8")
+    both = [machine.start("up", file, "--detach", "--port", "0") for file in ("tiny.yaml", "queue.yaml")]
+    ends = [(*up.communicate(timeout=SECONDS), up.returncode) for up in both]
+    assert sorted(code for _, _, code in ends) == [0, 6], ends
+    (winner,) = (end for end in ends if end[2] == 0)
+    (loser,) = (end for end in ends if end[2] == 6)
+    state = machine.state()
+    assert winner[0] == f"{state.url}\n"
+    assert loser[0] == ""
+    assert (
+        "error: tiny is up or starting already; " in loser[1]
+        or "error: tiny is up with another file" in loser[1]
+    )
+    assert [one.instance for one in machine.folder.all()] == [state.instance]
+    assert (state.shown_phase, state.detached) == ("running", True)
+    assert httpx.get(f"{state.url}/readyz", trust_env=False).status_code == 200
+
+    down = machine.run("down", "tiny")
+    assert down.returncode == 0, down.stderr
+    assert "tiny is down" in down.stderr
+    assert machine.left(state) == []
+    assert processes.started_at(state.keeper) != state.keeper_started
+    assert shared_memory() <= before
+    assert neighbour.ask() == {"sum": neighbour.asked + 1, "nodes": 1, "actors": 0}
+
+
+@pytest.mark.parametrize(
+    ("step", "options"),
+    [("ray", ()), ("app", ()), ("load", ()), ("running", ()), ("load", ("--detach",))],
+    ids=["ray", "app", "load", "running", "load-followed"],
+)
+def test_ctrl_c_at_any_time(
+    machine: Machine, neighbour: Neighbour, step: str, options: tuple[str, ...]
+) -> None:
+    before = shared_memory()
+    up = machine.start("up", "tiny.yaml", "--port", "0", *options)
     seen: list[InstanceState] = []
 
     def reached() -> bool:
         assert up.poll() is None, up.communicate()
         state = machine.folder.read("tiny")
         seen[:] = [state] if state is not None else []
-        return state is not None and state.step == step
+        return state is not None and step in (state.step, state.phase)
 
     until(reached, f"the step {step}")
     if step == "ray":  # in its middle: the raylet is there, Serve is not
