@@ -6,6 +6,7 @@ restarts and scales the replicas; what they draw with is decided by the engine f
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from ray import serve
@@ -43,8 +44,9 @@ class Sampler:
 
     async def stream(self, request: DrawRequest) -> AsyncGenerator[DrawEvent]:
         """One picture, with its steps."""
-        async for event in self._host.stream(request):
-            yield event
+        async with aclosing(self._host.stream(request)) as events:
+            async for event in events:
+                yield event
 
     async def status(self) -> SamplerStatus:
         """The engine's health."""

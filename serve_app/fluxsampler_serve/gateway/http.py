@@ -14,8 +14,10 @@ from fluxsampler_serve.gateway import info, jobs, page, schemas
 from fluxsampler_serve.gateway.errors import ApiError, internal_error
 
 if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
     from fluxsampler_api.app_args import AppArgs
-    from fluxsampler_serve.gateway.images import Images
+    from fluxsampler_serve.gateway.images import EventStream, Images
     from fluxsampler_serve.router import Router
 
 FORMS = ("multipart/", "image/", "audio/", "video/")
@@ -78,7 +80,7 @@ def create(args: AppArgs, images: Images, router: Router) -> FastAPI:
         if job.stream:
             events, headers = await images.stream(job)
             headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
-            return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+            return EventResponse(events, headers)
         content, headers = await images.generate(job)
         return Response(content, media_type="application/json", headers=headers)
 
@@ -113,6 +115,21 @@ def create(args: AppArgs, images: Images, router: Router) -> FastAPI:
     page.mount(app)
     app.openapi = lambda: _openapi(app, args)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
+
+
+class EventResponse(StreamingResponse):
+    """Server-sent events, closed however the response ends: sent, left by its caller, or cancelled."""
+
+    def __init__(self, events: EventStream, headers: dict[str, str]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._events.aclose()
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -18,7 +18,7 @@ from fluxsampler_serve.gateway.errors import ApiError, from_serve_error, interna
 from fluxsampler_serve.picture import MEDIA_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from fluxsampler_api.app_args import AppArgs
     from fluxsampler_serve.admission import Admission
@@ -71,6 +71,33 @@ class Answer:
         }
 
 
+class EventStream:
+    """A streamed answer's events. :meth:`aclose` stops the drawing, and is due even if nothing was iterated:
+    Python runs no `finally` of a generator that never began, and runs others when it collects garbage.
+    """
+
+    def __init__(
+        self, events: AsyncGenerator[bytes], guarded: AsyncGenerator[bytes], done: Callable[[], None]
+    ) -> None:
+        self._events = events
+        self._guarded = guarded
+        self._done: Callable[[], None] | None = done
+
+    def __aiter__(self) -> AsyncGenerator[bytes]:
+        return self._guarded
+
+    async def aclose(self) -> None:
+        """Give back the engine and the place, then count the answer; idempotent."""
+        done, self._done = self._done, None
+        if done is None:
+            return
+        try:
+            await self._guarded.aclose()
+            await self._events.aclose()
+        finally:
+            done()
+
+
 class Images:
     """Draws for one gateway replica."""
 
@@ -94,8 +121,11 @@ class Images:
         finally:
             self._done(answer)
 
-    async def stream(self, job: Job) -> tuple[AsyncGenerator[bytes], dict[str, str]]:
-        """The events of a streamed answer, and headers. Raises ApiError for what fails before the first step."""
+    async def stream(self, job: Job) -> tuple[EventStream, dict[str, str]]:
+        """The events of a streamed answer, and headers; whoever takes them closes them.
+
+        Raises ApiError for what fails before the first step.
+        """
         answer = Answer(job)
         events = self._events(answer)
         try:
@@ -104,7 +134,8 @@ class Images:
             failed = self._failed(answer, error) if isinstance(error, ServeError | TimeoutError) else None
             self._done(answer)
             raise error if failed is None else failed from error
-        return self._guarded(answer, first, events), answer.headers()
+        stream = EventStream(events, self._guarded(answer, first, events), lambda: self._done(answer))
+        return stream, answer.headers()
 
     def refused(self, error: ApiError, request_id: str) -> None:
         """Count a request that never became a job."""
@@ -175,10 +206,9 @@ class Images:
     ) -> AsyncGenerator[bytes]:
         """The events; a failure in their middle becomes an event, for the status line is long sent."""
         try:
-            async with aclosing(events):
-                yield first
-                async for event in events:
-                    yield event
+            yield first
+            async for event in events:
+                yield event
             answer.status = 200
         except (ServeError, TimeoutError) as error:
             yield sse("error", self._failed(answer, error).content())
@@ -187,8 +217,6 @@ class Images:
             self._metrics.unexpected()
             answer.status = 500
             yield sse("error", internal_error().content())
-        finally:
-            self._done(answer)
 
     def _body(self, answer: Answer, drawn: list[Drawn]) -> bytes:
         """JSON, put together around the pictures: a JSON encoder would read megabytes for nothing."""

@@ -10,6 +10,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 import structlog
+from starlette.requests import ClientDisconnect
 
 from fluxsampler_serve.gateway.errors import ApiError, internal_error
 
@@ -75,6 +76,8 @@ class Shell:
             return
         try:
             await self._app(scope, receive, answer)
+        except ClientDisconnect:  # nobody is left to be answered
+            log.info("client_gone", request_id=request_id, path=scope["path"])
         except Exception:  # the last resort: nothing may leave a traceback to the caller
             log.exception("unexpected_error", request_id=request_id, path=scope["path"])
             self._unexpected()

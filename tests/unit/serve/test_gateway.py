@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from typing import Any
 
 import httpx
@@ -13,9 +13,9 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
-from fluxsampler_serve.engines.fake import FakeScript
+from fluxsampler_serve.engines.fake import FakeEngine, FakeScript
 from fluxsampler_serve.engines.protocol import Progress, Sample
-from fluxsampler_serve.errors import ServeError
+from fluxsampler_serve.errors import Cancelled, ServeError
 from fluxsampler_serve.gateway import jobs
 from fluxsampler_serve.gateway.schemas import MAX_SEED
 from fluxsampler_serve.picture import read_metadata
@@ -368,6 +368,74 @@ async def test_a_caller_who_leaves_is_counted_and_its_engine_freed() -> None:
         await asyncio.wait([task])
         assert service.counts.answers == [("parallel", "Planned", 499)]
         assert (await draw(service)).status_code == 200
+
+
+@pytest.mark.parametrize("way", ["cancelled", "disconnected", "broken"])
+@pytest.mark.parametrize("received", [0, 3], ids=["before_the_first_event", "after_some"])
+async def test_a_caller_who_leaves_a_stream_is_counted_once_and_its_engine_freed(
+    way: str, received: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the server cancels the task, reports the disconnect, or fails to send."""
+    script = FakeScript(step_seconds=0.02)
+    async with running(app_args(fallback=False), script) as service:
+        drawn = FakeEngine.sample
+        ends: list[type[BaseException] | None] = []
+
+        def sample(*args: Any) -> Sample:
+            try:
+                result = drawn(service.engines["parallel"], *args)
+            except BaseException as error:
+                ends.append(type(error))
+                raise
+            ends.append(None)
+            return result
+
+        monkeypatch.setattr(service.engines["parallel"], "sample", sample)
+        left, sent = asyncio.Event(), 0
+        asked: list[MutableMapping[str, Any]] = [
+            {"type": "http.request", "body": b'{"prompt": "a", "stream": true, "steps": 200}'}
+        ]
+
+        async def receive() -> MutableMapping[str, Any]:
+            if asked:
+                return asked.pop()
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            nonlocal sent
+            if message["type"] == "http.response.body":
+                sent += 1
+            if sent < received:
+                return
+            if way == "broken":
+                raise OSError("the caller is gone")
+            left.set()
+            await asyncio.Event().wait()
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": IMAGES,
+            "headers": [],
+            "query_string": b"",
+            "asgi": {"spec_version": "2.4" if way == "broken" else "2.3"},
+        }
+        with capture_logs() as logs:
+            task = asyncio.ensure_future(service.app(scope, receive, send))
+            if way == "cancelled":
+                await asyncio.wait_for(left.wait(), 30)
+                task.cancel()
+            await asyncio.wait([task], timeout=30)
+            assert task.done()
+            async with asyncio.timeout(30):
+                while not ends:
+                    await asyncio.sleep(0.01)
+        assert ends == [Cancelled]
+        assert service.counts.answers == [("parallel", "Planned", 499)]
+        assert [line["status"] for line in logs if line["event"] == "request"] == [499]
+        assert service.counts.loads[-1] == (0, 0)
+        assert service.counts.errors == 0
 
 
 async def test_what_nobody_expected_is_500_and_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
