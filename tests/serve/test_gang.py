@@ -25,7 +25,7 @@ from fluxsampler_serve.errors import (
     PromptTooLong,
     RequestRefused,
 )
-from fluxsampler_serve.gang.forkserver import Forkserver
+from fluxsampler_serve.gang.forkserver import Forked, Forkserver
 from fluxsampler_serve.gang.gang import Timeouts
 from fluxsampler_serve.gang.linux import process_state
 from tests.serve.conftest import StartGang
@@ -51,6 +51,10 @@ def await_that(condition: Callable[[], bool], what: str) -> None:
 
 def gone(pid: int) -> bool:
     return process_state(pid) in {"gone", "Z"}
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -142,16 +146,14 @@ def test_killed_rank_fails_the_request_and_a_new_gang_draws(
     gang = start_gang(tiny, layout)
     expected = draw(gang, RED_CIRCLE)
     pids = gang.gang.pids
-    killed: list[float] = []
 
     def kill_one(progress: Progress) -> None:
         if progress.step == 2:
             os.kill(pids[1], signal.SIGKILL)
-            killed.append(time.monotonic())
 
+    # The cause is named, so it was the rank's end that was seen, and not a step's or collective's timeout.
     with pytest.raises(EngineFailed, match=r"rank 1 was killed by SIGKILL.* in step"):
         gang.sample(request(steps=200), kill_one, Cancel())
-    assert time.monotonic() - killed[0] < 10  # nowhere near a collective's timeout
     assert not gang.health().ready
     assert "rank 1" in gang.health().message
     assert all(gone(pid) for pid in pids)
@@ -189,11 +191,44 @@ def test_broken_forkserver_takes_its_ranks_along(tiny: ModelArgs) -> None:
         assert server is not None
         os.kill(server, signal.SIGKILL)
         await_that(lambda: all(gone(pid) for pid in pids), "ranks die with the forkserver")
-        assert not engine.health().ready
+        # A pidfd tells once the last thread is gone, shortly after the process has become a zombie.
+        await_that(lambda: not engine.health().ready, "health tells")
         with pytest.raises(EngineFailed):
             draw(engine, RED_CIRCLE)
         with pytest.raises(EngineStartFailed, match="forkserver"):
             engine.load()
+        health = engine.health()
+        assert (health.ready, health.reason) == (False, "GangStartFailed")
+        assert "forkserver" in health.message
+    finally:
+        engine.close()
+
+
+def test_rank_that_dies_before_its_first_command_fails_the_start(
+    tiny: ModelArgs, forkserver: Forkserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forked: list[Forked] = []
+    fork = forkserver.fork
+
+    def stillborn(fds: list[int]) -> Forked:
+        forked.append(fork(fds))
+        if len(forked) == 2:
+            os.kill(forked[1].pid, signal.SIGKILL)
+            await_that(lambda: gone(forked[1].pid), "the rank is dead")
+        return forked[-1]
+
+    engine = ParallelEngine(tiny, ULYSSES, "cpu", forkserver=forkserver)
+    monkeypatch.setattr(forkserver, "fork", stillborn)
+    with pytest.raises(EngineStartFailed, match="the gang did not start: rank 1 was killed by SIGKILL"):
+        engine.load()
+    health = engine.health()
+    assert (health.ready, health.reason) == (False, "GangStartFailed")
+    assert "rank 1 was killed by SIGKILL" in health.message
+    assert all(gone(one.pid) for one in forked)
+    monkeypatch.undo()
+    engine.load()
+    try:
+        assert draw(engine, RED_CIRCLE).latents_finite
     finally:
         engine.close()
 
@@ -304,13 +339,17 @@ def test_close_does_not_wait_for_imports() -> None:
 # --- starting -------------------------------------------------------------------------------------
 
 
-def test_forkserver_has_one_thread_and_starts_gangs_faster_than_it_imports(
+def test_forkserver_has_one_thread_and_imports_once_for_all_gangs(
     tiny: ModelArgs, forkserver: Forkserver, start_gang: StartGang
 ) -> None:
     assert len(os.listdir(f"/proc/{forkserver.pid}/task")) == 1
+    pid, imports = forkserver.pid, forkserver.import_seconds
+    assert imports is not None
     gang = start_gang(tiny, ULYSSES)
-    assert forkserver.import_seconds is not None
-    assert gang.seconds["total"] < forkserver.import_seconds
+    gang.load()
+    # What a gang starts from is warm: nothing was imported again. How fast that is, benchmarks/cold_start says.
+    assert (forkserver.pid, forkserver.import_seconds) == (pid, imports)
+    assert {parent_of(rank) for rank in gang.gang.pids} == {pid}
     assert set(gang.seconds) == {"prepare", "forkserver", "fork", "group", "load", "total"}
 
 

@@ -111,9 +111,9 @@ class ParallelEngine:
         if reason is not None:
             raise EngineStartFailed(f"layout {self.layout}: {reason}")
         prepared = time.perf_counter()
-        self._forkserver.wait_ready()
-        ready = time.perf_counter()
         try:
+            self._forkserver.wait_ready()
+            ready = time.perf_counter()
             gang = Gang(
                 self._forkserver,
                 self.layout,
@@ -123,7 +123,7 @@ class ParallelEngine:
                 encoders_on_cpu=self._encoders_on_cpu,
                 timeouts=self._timeouts,
             )
-        except GangError as error:
+        except (GangError, EngineStartFailed) as error:
             self._failure = Health(ready=False, reason="GangStartFailed", message=str(error))
             raise EngineStartFailed(f"the gang did not start: {error}") from error
         self.seconds = {"prepare": prepared - began, "forkserver": ready - prepared, **gang.seconds}

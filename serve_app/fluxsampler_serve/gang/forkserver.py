@@ -136,7 +136,10 @@ class Forkserver:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self._socket], [], [], left)[0]:
                 raise EngineStartFailed(f"the forkserver said nothing for {seconds:.0f} s")
-            data, fds, _, _ = socket.recv_fds(self._socket, MAX_BYTES, 1)
+            try:
+                data, fds, _, _ = socket.recv_fds(self._socket, MAX_BYTES, 1)
+            except ConnectionResetError:  # it died with a message of ours unread
+                data, fds = b"", []
             if not data:
                 raise EngineStartFailed("the forkserver died; its own message is above in the log")
             message = pickle.loads(data)  # noqa: S301 (from our own child, over a socketpair)

@@ -68,7 +68,11 @@ class Gang:
         encoders_on_cpu: bool,
         timeouts: Timeouts,
     ) -> None:
-        """Fork the ranks and wait until all have joined and loaded. Raises :class:`GangError`, leaving nothing."""
+        """Fork the ranks and wait until all have joined and loaded.
+
+        Raises :class:`GangError`, or :class:`~fluxsampler_serve.errors.EngineStartFailed` when the
+        forkserver cannot fork; leaves nothing.
+        """
         self.board = StepBoard(layout.ranks)
         self.arena = Arena()
         self.seconds: dict[str, float] = {}
@@ -82,9 +86,10 @@ class Gang:
             for rank in range(layout.ranks):
                 place = devices.place(device, rank, layout.ranks)
                 self._fork(rendezvous)
-                self._pipes[rank].send(
-                    Start(rank, layout, place, prepared, warmup_steps, encoders_on_cpu, timeouts.collective)
+                start = Start(
+                    rank, layout, place, prepared, warmup_steps, encoders_on_cpu, timeouts.collective
                 )
+                self.tell([rank], start)
             self.seconds["fork"] = time.perf_counter() - began
             replies = self.collect(range(layout.ranks), seconds=timeouts.start, watch_steps=False)
         except BaseException:
@@ -108,7 +113,7 @@ class Gang:
         """Of the ranks, in order."""
         return [forked.pid for forked in self._ranks]
 
-    def tell(self, ranks: Iterable[int], command: Command) -> None:
+    def tell(self, ranks: Iterable[int], command: Start | Command) -> None:
         """Send a command. Raises :class:`GangError` if a rank is gone."""
         for rank in ranks:
             try:
