@@ -72,25 +72,28 @@ def test_pipefusion_with_only_warm_up_steps_equals_a_single_device(
         assert distance(draw(single(model), wanted).latents, draw(gang, wanted).latents) <= EXACT, wanted
 
 
+@pytest.mark.parametrize("name", ["tiny", "random24"])
 @pytest.mark.parametrize("layout", [STAGES, STAGES_ULYSSES], ids=str)
 def test_pipefusion_repeats_itself_and_its_distance_is_known(
     layout: Layout,
-    random24: ModelArgs,
+    name: str,
     start_gang: StartGang,
     single: Singles,
+    request: pytest.FixtureRequest,
     record_property: Callable[[str, object], None],
 ) -> None:
-    gang = start_gang(random24, layout)
+    model: ModelArgs = request.getfixturevalue(name)
+    gang = start_gang(model, layout)
     mixed = (*MIXED, UNEVEN) if layout.sequence == 1 else MIXED
     first = [draw(gang, wanted) for wanted in mixed]
     again = [draw(gang, wanted) for wanted in reversed(mixed)][::-1]
     for one, other in zip(first, again, strict=True):
         assert np.array_equal(one.latents, other.latents)
         assert np.array_equal(one.pixels, other.pixels)
-    exact = [draw(single(random24), wanted) for wanted in mixed]
+    exact = [draw(single(model), wanted) for wanted in mixed]
     far = [distance(one.latents, other.latents) for one, other in zip(first, exact, strict=True)]
     record_property("pipefusion_distance", far)
-    print(f"{layout}: max|difference| of latents {[f'{value:.1e}' for value in far]}")
+    print(f"{name} {layout}: max|difference| of latents {[f'{value:.1e}' for value in far]}")
     # Patches attend to keys and values that are one step old: near, and not equal.
     assert all(EXACT < value < 1.0 for value in far)
 
