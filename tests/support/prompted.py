@@ -3,6 +3,7 @@
 A prompt is words; ``parallel=hang`` or ``fallback=raise`` names an act of
 :data:`~fluxsampler_serve.engines.fake.Act` for one engine (others draw), and ``note=/folder/name`` a
 file that gets `.started` when an engine begins to hang and `.cancelled` when it was told to stop.
+``steps=2`` reports so many steps before it hangs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from fluxsampler_serve.engines.fake import Act, FakeEngine, FakeScript
+from fluxsampler_serve.engines.protocol import Progress
 from fluxsampler_serve.errors import Cancelled
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ class PromptedEngine(FakeEngine):
         note = Path(words["note"]) if "note" in words else None
         if act != "hang" or note is None:
             return super().sample(request, progress, cancel)
+        for step in range(int(words.get("steps", 0))):
+            progress(Progress(step + 1, request.steps))
         note.with_suffix(".started").touch()
         try:
             return super().sample(request, progress, cancel)
