@@ -107,6 +107,21 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device could not hold what a call needed; what was loaded before is still good."""
+    import torch  # noqa: PLC0415 (see activate)
+
+    return isinstance(error, torch.OutOfMemoryError)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give the card what torch keeps and nobody uses, for whoever shares it; nothing on CPU."""
+    if device.type == "cuda":
+        import torch  # noqa: PLC0415 (see activate)
+
+        torch.cuda.empty_cache()
+
+
 def memory_facts(device: torch.device) -> dict[str, float]:
     """Peak allocated and reserved GiB of this process on its card; empty on CPU."""
     if device.type != "cuda":

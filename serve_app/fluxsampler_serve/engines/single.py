@@ -100,11 +100,20 @@ class SingleEngine:
         reason = self.refuses(request)
         if reason is not None:
             raise RequestRefused(reason)
+        sample, lacking = None, ""
         try:
             sample = parts.draw(request, progress, cancel)
-        except RuntimeError as error:  # torch's, with out of memory among them
-            self._health = Health(ready=False, reason="EngineFailed", message=str(error))
-            raise EngineFailed(f"drawing failed on {parts.device}: {error}") from error
+        except RuntimeError as error:
+            if not devices.is_out_of_memory(error):
+                self._health = Health(ready=False, reason="EngineFailed", message=str(error))
+                raise EngineFailed(f"drawing failed on {parts.device}: {error}") from error
+            lacking = str(error)
+        if sample is None:
+            # Only here: inside the handler the traceback still holds the tensors of the call.
+            devices.release_memory(parts.device)
+            raise EngineFailed(
+                f"{parts.device} has not the memory to draw {request.width}x{request.height}: {lacking}"
+            )
         self.card_memory = [devices.memory_facts(parts.device)]
         return sample
 
