@@ -43,6 +43,10 @@ GANG_SHARE = 0.5
 """Part of a request's remaining time that the gang may use while a fallback stands behind it."""
 
 
+NO_OUTCOME = Failure("EngineFailed", "the stream ended without a picture")
+"""What a sampler's stream comes to that just ends."""
+
+
 class SamplerClient(Protocol):
     """One deployment of samplers, as the router sees it."""
 
@@ -175,7 +179,7 @@ class Router:
                     try:
                         # Not around the whole loop: a timeout must not span a yield.
                         async with asyncio.timeout_at(until):
-                            event = await anext(events)
+                            event = await anext(events, NO_OUTCOME)
                     except TimeoutError:
                         event, reason = _timed_out()
                     if not isinstance(event, Failure):
@@ -190,7 +194,9 @@ class Router:
         else:
             self._metrics.fell_back(route.reason)
         async with aclosing(self._standby().stream(request)) as events:
-            async for event in events:
+            event = None
+            while not isinstance(event, Drawn | Failure):
+                event = await anext(events, NO_OUTCOME)
                 if not isinstance(event, Step):
                     self._heed(route, event)
                 yield Routed(route, event)

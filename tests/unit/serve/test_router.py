@@ -39,13 +39,14 @@ ODD = DrawRequest(
 
 @dataclass
 class Sampler:
-    """Answers as told; ``hangs`` never answers, and remembers that it was left."""
+    """Answers as told; ``hangs`` never answers, and remembers that it was left; ``ends`` says nothing more."""
 
     name: EngineName
     fails: FailureKind | None = None
     ready: bool = True
     reason: str = "Ready"
     hangs: bool = False
+    ends: bool = False
     after: int = 2
     asked: int = 0
     left: int = field(default=0)
@@ -68,6 +69,8 @@ class Sampler:
             if self.hangs:
                 await asyncio.Event().wait()
             over = True
+            if self.ends:
+                return
             yield Failure(self.fails, "as told") if self.fails else Drawn(b"picture", self.name)
         finally:
             self.left += not over
@@ -228,6 +231,20 @@ async def test_a_stream_without_a_second_engine_ends_in_the_failure() -> None:
     setup = Setup(gang(fails="EngineFailed"), None, app_args(fallback=False))
     events = await setup.stream()
     assert events[-1] == ("parallel", Failure("EngineFailed", "as told"))
+
+
+async def test_a_stream_of_the_gang_that_just_ends_goes_on_with_the_fallback() -> None:
+    setup = Setup(gang(ends=True), single())
+    events = await setup.stream()
+    assert events[-1] == ("fallback", Drawn(b"picture", "fallback"))
+    assert setup.counts.fallbacks == ["GangFailed"]
+
+
+@pytest.mark.parametrize("first", [gang(fails="EngineFailed"), None])
+async def test_a_stream_of_the_fallback_that_just_ends_is_a_failure(first: Sampler | None) -> None:
+    setup = Setup(first, single(ends=True), app_args(gang=first is not None))
+    events = await setup.stream()
+    assert events[-1] == ("fallback", Failure("EngineFailed", "the stream ended without a picture"))
 
 
 async def test_closing_a_stream_leaves_the_engine() -> None:
