@@ -91,22 +91,21 @@ def from_validation(error: ValidationError, fields: Iterable[str]) -> ApiError:
     fault = error.errors(include_url=False, include_context=True)[0]
     if fault["type"] == "json_invalid":
         return ApiError(400, "invalid_json", f"the body is not JSON: {fault['ctx']['error']}")
-    path = ".".join(str(part) for part in fault["loc"]) or None
+    path = _shown(".".join(str(part) for part in fault["loc"])) or None
     match fault["type"]:
         case "extra_forbidden":
-            close = difflib.get_close_matches(str(fault["loc"][-1]), list(fields), n=1)
+            close = difflib.get_close_matches(_shown(str(fault["loc"][-1])), list(fields), n=1)
             hint = f"did you mean `{close[0]}`?" if close else "see /openapi.json for the fields"
-            return ApiError(422, "unknown_field", f"{_shown(path)}: unknown field; {hint}", path)
+            return ApiError(422, "unknown_field", f"{path}: unknown field; {hint}", path)
         case "missing":
             return ApiError(422, "missing_field", f"{path}: this field is required", path)
         case "value_error":
             text = str(fault["ctx"]["error"])
         case _:
             text = fault["msg"][0].lower() + fault["msg"][1:]
-    return ApiError(422, "invalid_value", f"{_shown(path)}: {text}" if path else text, path)
+    return ApiError(422, "invalid_value", f"{path}: {text}" if path else text, path)
 
 
-def _shown(path: str | None) -> str:
-    """A field's name as given, cut to a readable length."""
-    text = path or ""
+def _shown(text: str) -> str:
+    """A field's name as given, cut to a readable length: a caller may send a megabyte of it."""
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -165,12 +165,19 @@ class Images:
         return outcome, route
 
     async def _draw_all(self, answer: Answer, deadline: float) -> list[tuple[Drawn, Route]]:
-        """All at once, for as many samplers as there are; the first failure ends the others."""
+        """As many at once as there are samplers; the first failure ends the others.
+
+        More would wait in a sampler's line, on the gang's share of the time: it begins with the routing.
+        """
+        turns = asyncio.Semaphore(_samplers(self._args))
+
+        async def in_turn(request: DrawRequest) -> tuple[Drawn, Route]:
+            async with turns:
+                return await self._draw(answer, request, deadline)
+
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._draw(answer, request, deadline)) for request in answer.job.draws
-                ]
+                tasks = [group.create_task(in_turn(request)) for request in answer.job.draws]
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         return [task.result() for task in tasks]
@@ -283,6 +290,13 @@ class Images:
             pictures=len(answer.pictures),
             seconds=round(seconds, 4),
         )
+
+
+def _samplers(args: AppArgs) -> int:
+    """How many there are of the first choice."""
+    if args.parallel is not None:
+        return max(1, args.parallel.replicas)
+    return args.fallback.max_replicas if args.fallback is not None else 1
 
 
 def sse(event: str, data: bytes) -> bytes:

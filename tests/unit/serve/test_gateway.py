@@ -13,11 +13,13 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
+from fluxsampler_serve.drawing import DrawRequest, Outcome
 from fluxsampler_serve.engines.fake import FakeEngine, FakeScript
 from fluxsampler_serve.engines.protocol import Progress, Sample
 from fluxsampler_serve.errors import Cancelled, ServeError
 from fluxsampler_serve.gateway import jobs
 from fluxsampler_serve.gateway.schemas import MAX_SEED
+from fluxsampler_serve.host import EngineHost
 from fluxsampler_serve.picture import read_metadata
 from tests.support.service import Service, app_args, running
 
@@ -76,6 +78,44 @@ async def test_the_answer_has_openais_shape_and_our_own_part(service: Service) -
 async def test_the_same_request_gives_the_same_bytes(service: Service) -> None:
     first, second = await draw(service, seed=1), await draw(service, seed=1)
     assert first.json()["data"] == second.json()["data"]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+async def test_pictures_of_one_request_are_routed_when_a_sampler_is_free(
+    replicas: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gang's share of the time begins with the routing, and must not be spent in line behind each other."""
+    args = app_args()
+    assert args.parallel is not None
+    args = args.model_copy(update={"parallel": args.parallel.model_copy(update={"replicas": replicas})})
+    now = most = 0
+    original = EngineHost.draw
+
+    async def counted(host: EngineHost, request: DrawRequest) -> Outcome:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        try:
+            return await original(host, request)
+        finally:
+            now -= 1
+
+    monkeypatch.setattr(EngineHost, "draw", counted)
+    async with running(args) as service:
+        response = await draw(service, n=6, seed=1)
+    assert [picture["seed"] for picture in response.json()["fluxsampler"]["pictures"]] == [1, 2, 3, 4, 5, 6]
+    assert most == replicas
+
+
+async def test_a_request_of_many_pictures_has_one_place_and_leaves_the_line_to_others() -> None:
+    args = app_args(fallback=False, max_ongoing_requests=1, max_queued_requests=0)
+    async with running(args, FakeScript(acts=("hang",))) as service:
+        first = asyncio.create_task(draw(service, n=6))
+        await drawing(service)
+        assert code(await draw(service)) == (429, "queue_full")
+        first.cancel()
+        await asyncio.wait([first])
+        assert (await draw(service, n=6)).status_code == 200
 
 
 async def test_a_seed_is_picked_and_reported(service: Service) -> None:
@@ -140,6 +180,17 @@ async def test_refusals_name_the_field_and_the_fix(
     assert error["param"] == param
     assert hint in error["message"]
     assert service.counts.answers == [("none", "none", status)]
+
+
+@pytest.mark.parametrize("value", ["3", '{"a": 1}'])
+async def test_what_a_caller_named_is_cut_everywhere(service: Service, value: str) -> None:
+    name = "x" * 900_000
+    with capture_logs() as logs:
+        response = await service.http.post(IMAGES, content=f'{{"prompt": "a", "{name}": {value}}}'.encode())
+    assert code(response) == (422, "unknown_field")
+    assert response.json()["error"]["param"] == "x" * 77 + "..."
+    assert len(response.content) < 500
+    assert len(str(logs)) < 500
 
 
 @pytest.mark.parametrize(
