@@ -45,7 +45,7 @@ class GatewayMetrics:
     def __init__(self) -> None:
         self._requests = Counter(
             "fluxsampler_requests",
-            "Requests for pictures, by engine, its reason and HTTP status.",
+            "Requests for pictures, and those without a valid key, by engine, its reason and HTTP status.",
             ("engine", "reason", "status"),
         )
         self._latency = Histogram(

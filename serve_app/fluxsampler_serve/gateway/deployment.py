@@ -45,7 +45,7 @@ def compose(
         metrics.load,
     )
     app = http.create(args, Images(args, router, admission, metrics), router)
-    return Shell(app, api_token(args), answer_id=answer_id, unexpected=metrics.unexpected)
+    return Shell(app, api_token(args), answer_id=answer_id, metrics=metrics)
 
 
 def api_token(args: AppArgs) -> str | None:

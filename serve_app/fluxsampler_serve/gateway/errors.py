@@ -28,8 +28,23 @@ NO_RETRY = {"x-should-retry": "false"}
 """OpenAI's clients repeat every 5xx twice by themselves unless this header says not to."""
 
 
+UNROUTED = {
+    401: "Unauthorized",
+    404: "NotFound",
+    405: "MethodNotAllowed",
+    429: "NotAdmitted",
+    500: "Unexpected",
+    503: "NotReady",
+    504: "DeadlineExceeded",
+}
+"""Why no engine stands behind an error, where it is not that the request was `Invalid`."""
+
+
 class ApiError(Exception):
-    """An answer that is an error. ``message`` is one sentence that names the fix; ``param`` the field's path."""
+    """An answer that is an error. ``message`` is one sentence that names the fix; ``param`` the field's path.
+
+    Its headers say that no engine was asked, and why, unless ``headers`` know better.
+    """
 
     def __init__(
         self,
@@ -44,7 +59,11 @@ class ApiError(Exception):
         self.code = code
         self.message = message
         self.param = param
-        self.headers = dict(headers or {})
+        self.headers = {
+            "x-fluxsampler-engine": "none",
+            "x-fluxsampler-engine-reason": UNROUTED.get(status, "Invalid"),
+            **(headers or {}),
+        }
 
     def body(self) -> dict[str, Any]:
         """OpenAI's shape."""

@@ -31,6 +31,17 @@ ENGINE_HEADERS = {
     "x-fluxsampler-engine-reason": {"description": "Why this engine.", "schema": {"type": "string"}},
 }
 
+ERROR_HEADERS = {
+    "x-fluxsampler-engine": {
+        "description": "Which engine failed, or `none`: no engine was asked.",
+        "schema": {"type": "string", "enum": ["parallel", "fallback", "none"]},
+    },
+    "x-fluxsampler-engine-reason": {
+        "description": "Why this engine, or why none.",
+        "schema": {"type": "string"},
+    },
+}
+
 ERRORS = {
     400: "The body is not JSON.",
     401: "No API key, or a wrong one.",
@@ -55,7 +66,10 @@ def create(args: AppArgs, images: Images, router: Router) -> FastAPI:
 
     def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         named = (*statuses, 401) if guarded and statuses else statuses
-        return {status: {"model": schemas.ErrorBody, "description": ERRORS[status]} for status in named}
+        return {
+            status: {"model": schemas.ErrorBody, "description": ERRORS[status], "headers": ERROR_HEADERS}
+            for status in named
+        }
 
     @app.post(
         "/v1/images/generations",

@@ -62,7 +62,7 @@ class Answer:
         )
 
     def headers(self) -> dict[str, str]:
-        """The engine's headers; empty before one was asked."""
+        """The engine's headers; empty before one was asked, which an error then says itself."""
         if self.route is None:
             return {}
         return {

@@ -15,13 +15,13 @@ from starlette.requests import ClientDisconnect
 from fluxsampler_serve.gateway.errors import ApiError, internal_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from fluxsampler_serve.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-REQUEST_ID = "x-request-id"
+REQUEST_ID = b"x-request-id"
 LONGEST_ID = 128
 GUARDED = "/v1/"
 """Paths below this want the token; probes, the page and the OpenAPI document do not."""
@@ -31,17 +31,15 @@ class Shell:
     """Wraps the FastAPI application.
 
     Serve puts ``x-request-id`` on every request and response that pass it, so here it is read and,
-    with ``answer_id`` false, not set again. ``token`` None leaves the API open. ``unexpected`` is
-    called for each exception that no handler took.
+    with ``answer_id`` false, not set again. ``token`` None leaves the API open. ``metrics`` hear of
+    each request that was turned away, and of each exception that no handler took.
     """
 
-    def __init__(
-        self, app: ASGIApp, token: str | None, *, answer_id: bool, unexpected: Callable[[], None]
-    ) -> None:
+    def __init__(self, app: ASGIApp, token: str | None, *, answer_id: bool, metrics: Metrics) -> None:
         self._app = app
-        self._token = None if token is None else f"Bearer {token}".encode()
+        self._token = None if token is None else token.encode()
         self._answer_id = answer_id
-        self._unexpected = unexpected
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -50,7 +48,7 @@ class Shell:
             return
         given = token = None
         for name, value in scope["headers"]:
-            if name == b"x-request-id":
+            if name == REQUEST_ID:
                 given = value
             elif name == b"authorization":
                 token = value
@@ -65,14 +63,23 @@ class Shell:
                 if self._answer_id:
                     message["headers"] = [
                         *message.get("headers", ()),
-                        (b"x-request-id", request_id.encode("ascii")),
+                        (REQUEST_ID, request_id.encode("ascii")),
                     ]
             else:
                 finished = not message.get("more_body", False)
             await send(message)
 
         if self._token is not None and _path(scope).startswith(GUARDED) and not self._knows(token):
-            await send_error(_unauthorized(token), answer)
+            error = _unauthorized(token)
+            self._metrics.answered("none", "none", error.status, 0.0)
+            log.info(
+                "request",
+                request_id=request_id,
+                status=error.status,
+                error=error.code,
+                path=scope["path"][:LONGEST_ID],
+            )
+            await send_error(error, answer)
             return
         try:
             await self._app(scope, receive, answer)
@@ -80,15 +87,19 @@ class Shell:
             log.info("client_gone", request_id=request_id, path=scope["path"])
         except Exception:  # the last resort: nothing may leave a traceback to the caller
             log.exception("unexpected_error", request_id=request_id, path=scope["path"])
-            self._unexpected()
+            self._metrics.unexpected()
             if not started:
                 await send_error(internal_error(), answer)
             elif not finished:  # Starlette answers, and raises all the same
                 raise
 
-    def _knows(self, token: bytes | None) -> bool:
-        """Constant-time, so that no prefix of the token can be found by its timing."""
-        return token is not None and self._token is not None and hmac.compare_digest(token, self._token)
+    def _knows(self, given: bytes | None) -> bool:
+        """Constant-time, so that no prefix of the token can be found by its timing. A scheme's case is free
+        (RFC 9110, 11.1)."""
+        scheme, _, token = (given or b"").partition(b" ")
+        if self._token is None or scheme.lower() != b"bearer":
+            return False
+        return hmac.compare_digest(token.strip(b" "), self._token)
 
 
 async def send_error(error: ApiError, send: Send) -> None:

@@ -64,6 +64,13 @@ def code(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, error["code"]
 
 
+def unrouted(response: httpx.Response) -> str:
+    """Why no engine was asked."""
+    assert response.headers.get_list("x-fluxsampler-engine") == ["none"]
+    (reason,) = response.headers.get_list("x-fluxsampler-engine-reason")
+    return reason
+
+
 async def test_the_answer_has_openais_shape_and_our_own_part(service: Service) -> None:
     response = await draw(service, seed=9, n=2)
     body = response.json()
@@ -179,6 +186,7 @@ async def test_refusals_name_the_field_and_the_fix(
     error = response.json()["error"]
     assert error["param"] == param
     assert hint in error["message"]
+    assert unrouted(response) == ("NotFound" if status == 404 else "Invalid")
     assert service.counts.answers == [("none", "none", status)]
 
 
@@ -280,6 +288,7 @@ async def test_routes_models_and_methods(service: Service) -> None:
     wrong = await service.http.delete("/v1/models")
     assert code(wrong) == (405, "method_not_allowed")
     assert wrong.headers["allow"] == "GET"
+    assert unrouted(wrong) == "MethodNotAllowed"
 
 
 async def test_the_token_guards_v1_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,6 +298,7 @@ async def test_the_token_guards_v1_and_nothing_else(monkeypatch: pytest.MonkeyPa
             response = await service.http.get("/v1/models", headers=headers)
             assert code(response) == (401, "invalid_api_key")
             assert response.headers["www-authenticate"] == "Bearer"
+            assert unrouted(response) == "Unauthorized"
         right = await service.http.get("/v1/models", headers={"authorization": "Bearer secret"})
         assert right.status_code == 200
         for path in ("/healthz", "/readyz", "/openapi.json", "/"):
@@ -297,6 +307,31 @@ async def test_the_token_guards_v1_and_nothing_else(monkeypatch: pytest.MonkeyPa
         document = (await service.http.get("/openapi.json")).json()
         assert document["paths"]["/v1/models"]["get"]["security"]
         assert "401" in document["paths"]["/v1/models"]["get"]["responses"]
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer "])
+async def test_a_schemes_case_is_free_and_a_tokens_is_not(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FXS_TOKEN", "secret")
+    async with running(app_args(auth_token_env="FXS_TOKEN")) as service:
+        for token, status in (("secret", 200), ("SECRET", 401), ("", 401), ("secret x", 401)):
+            headers = {"authorization": f"{scheme} {token}"}
+            response = await service.http.get("/v1/models", headers=headers)
+            assert response.status_code == status
+
+
+async def test_who_has_no_key_is_logged_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FXS_TOKEN", "secret")
+    async with running(app_args(auth_token_env="FXS_TOKEN")) as service:
+        with capture_logs() as logs:
+            response = await draw(service)
+        assert response.status_code == 401
+        assert service.counts.answers == [("none", "none", 401)]
+        (line,) = logs
+        assert (line["event"], line["status"]) == ("request", 401)
+        assert line["request_id"] == response.headers["x-request-id"]
+        assert "secret" not in str(line)
 
 
 async def test_a_token_that_is_wanted_and_not_set_is_an_error_at_start(
@@ -358,6 +393,7 @@ async def test_a_broken_gang_is_502_without_a_fallback_and_then_503() -> None:
         assert first.headers["x-fluxsampler-engine"] == "parallel"
         second = await draw(service)
         assert code(second) == (503, "not_ready")
+        assert unrouted(second) == "NotReady"
         assert int(second.headers["retry-after"]) >= 1
         assert code(await service.http.get("/readyz")) == (503, "not_ready")
         assert (await service.http.get("/healthz")).status_code == 200
@@ -378,7 +414,7 @@ async def test_the_deadline_while_waiting_is_504() -> None:
         await drawing(service)
         late = await draw(service, timeout_seconds=0.2)
         assert code(late) == (504, "deadline_exceeded")
-        assert "x-fluxsampler-engine" not in late.headers
+        assert unrouted(late) == "DeadlineExceeded"
         first.cancel()
         await asyncio.wait([first])
         assert (await draw(service)).status_code == 200
@@ -394,6 +430,7 @@ async def test_a_full_line_is_429_with_retry_after() -> None:
         third = await draw(service)
         assert code(third) == (429, "queue_full")
         assert int(third.headers["retry-after"]) >= 1
+        assert unrouted(third) == "NotAdmitted"
         streamed = await draw(service, stream=True)
         assert code(streamed) == (429, "queue_full")
         first.cancel()
@@ -500,6 +537,7 @@ async def test_what_nobody_expected_is_500_and_says_nothing(monkeypatch: pytest.
         (line,) = logs
         assert (line["event"], line["request_id"]) == ("unexpected_error", response.headers["x-request-id"])
         assert code(response) == (500, "internal_error")
+        assert unrouted(response) == "Unexpected"
         assert "secret" not in response.text
         assert service.counts.errors == 1
 
