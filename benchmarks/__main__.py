@@ -1,7 +1,9 @@
 """Runs the benchmarks: `python -m benchmarks [NAME…] [--list]`. Results: `build/bench/NAME.json` and a table.
 
 Each benchmark is a module with its question in its docstring and a ``run(quick: bool) -> dict``. Its
-``summary`` lists rows of (what, value, goal). A benchmark of the group `gpu` runs where CUDA is.
+``summary`` lists rows of (what, value, goal) or (what, value, goal, met); what was met and missed is
+listed in the JSON as well. A missed goal is a finding, not a failure: only a crash makes the exit code
+1. A benchmark of the group `gpu` runs where CUDA is.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 # In order of length, short ones first.
@@ -30,13 +33,36 @@ def machine() -> dict[str, Any]:
     import psutil
 
     return {
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "load_1min": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "system": platform.platform(),
     }
+
+
+def processor() -> str:
+    """The model as the kernel names it; the architecture where it has no name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # another system
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def judged(rows: list[tuple[Any, ...]]) -> dict[str, list[str]]:
+    """What was ``met`` and ``missed`` of the goals in a summary."""
+    goals = [(str(row[0]), row[3]) for row in rows if len(row) > 3 and row[3] is not None]
+    return {"met": [what for what, met in goals if met], "missed": [what for what, met in goals if not met]}
+
+
+def cells(row: tuple[Any, ...]) -> tuple[str, str, str, str]:
+    """A line of the table, its goal's mark last."""
+    what, value, goal, met = (*row, None)[:4]
+    mark = "" if met is None else "[green]✓[/]" if met else "[red]✗[/]"
+    return escape(str(what)), escape(str(value)), escape(str(goal)), mark
 
 
 def has_cuda() -> bool:
@@ -72,6 +98,7 @@ def main() -> int:
         module = importlib.import_module(f"benchmarks.{name}")
         try:
             result = {"benchmark": name, "machine": facts, **module.run(quick=options.quick)}
+            result |= judged(result["summary"])
         except Exception:  # noqa: BLE001  (the other benchmarks still run; shown, and counted in the exit code)
             traceback.print_exc()
             failed += 1
@@ -81,11 +108,12 @@ def main() -> int:
             "what",
             "value",
             "goal",
+            "met",
             title=(module.__doc__ or name).strip().splitlines()[0],
             title_justify="left",
         )
         for row in result["summary"]:
-            table.add_row(*(str(cell) for cell in row))
+            table.add_row(*cells(row))
         console.print(table)
     if names and not has_cuda() and not options.names:
         console.print("Not run: gpu (no CUDA device here; run `make bench` on a machine with one).")

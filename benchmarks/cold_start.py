@@ -26,6 +26,11 @@ FIRST_GOAL = 1.1
 LAYOUT = Layout(ulysses=2)
 SIZE, OTHER = (128, 128), (128, 96)
 STEPS = 8
+VARIANTS: dict[str, tuple[tuple[int, int], ...]] = {
+    "no warm-up": (),
+    "warmed up at another size": (OTHER,),
+    "warmed up at its size": (SIZE,),
+}
 
 
 def run(quick: bool = False) -> dict[str, Any]:
@@ -37,54 +42,81 @@ def run(quick: bool = False) -> dict[str, Any]:
         began = time.perf_counter()
         prepared = prepare(model)
         prepare_seconds = time.perf_counter() - began
-        import_seconds: list[float] = []
-        for _ in range(imports):
-            forkserver = Forkserver("cpu")
-            began = time.perf_counter()
-            forkserver.wait_ready()
-            import_seconds.append(time.perf_counter() - began)
-            if len(import_seconds) < imports:
-                forkserver.close()
+        forkserver = Forkserver("cpu")
         engine = ParallelEngine(model, LAYOUT, "cpu", prepared=prepared, forkserver=forkserver)
+        import_seconds: list[float] = []
+        phases: list[dict[str, float]] = []
+        ratios: dict[str, list[float]] = {name: [] for name in VARIANTS}
         try:
-            phases: list[dict[str, float]] = []
-            for _ in range(gangs):
-                engine.load()
-                phases.append(engine.gang.seconds)
-            cold, other, warm = (
-                [first_against_steady(engine, sizes) for _ in range(first)]
-                for sizes in ((), (OTHER,), (SIZE,))
-            )
+            forkserver.wait_ready()
+            # All take turns, so that a busy minute of the machine falls on each alike.
+            for turn in range(max(imports, gangs, first)):
+                if turn < imports:
+                    import_seconds.append(seconds_of_imports())
+                if turn < gangs:
+                    engine.load()
+                    phases.append(engine.gang.seconds)
+                if turn < first:
+                    for name, sizes in VARIANTS.items():
+                        ratios[name].append(first_against_steady(engine, sizes))
         finally:
             engine.close()
             forkserver.close()
     gang = {name: statistics.median(one[name] for one in phases) for name in phases[0]}
+    warm = ratios["warmed up at its size"]
     ratio = statistics.median(warm)
     return {
         "prepare_seconds": prepare_seconds,
         "import_seconds": statistics.median(import_seconds),
+        "import_seconds_spread": spread(import_seconds),
         "gang_seconds": gang,
-        "gang_seconds_spread": [min(one["total"] for one in phases), max(one["total"] for one in phases)],
-        "first_over_steady_cold": statistics.median(cold),
-        "first_over_steady_warm_elsewhere": statistics.median(other),
-        "first_over_steady_warm": ratio,
-        "first_over_steady_warm_spread": [min(warm), max(warm)],
+        "gang_seconds_spread": {name: spread([one[name] for one in phases]) for name in gang},
+        "first_over_steady": {name: statistics.median(values) for name, values in ratios.items()},
+        "first_over_steady_spread": {name: spread(values) for name, values in ratios.items()},
         "goals": {"gang_seconds": GANG_GOAL, "first_over_steady_warm": FIRST_GOAL},
         "summary": [
-            ("imports, once", f"{statistics.median(import_seconds):.2f} s", ""),
+            ("imports, once", shown(import_seconds, " s"), "", None),
             *(
-                (f"gang: {name}", f"{seconds:.2f} s", f"≤ {GANG_GOAL} s" if name == "total" else "")
+                (
+                    f"gang: {name}",
+                    shown([one[name] for one in phases], " s"),
+                    f"≤ {GANG_GOAL} s" if name == "total" else "",
+                    seconds <= GANG_GOAL if name == "total" else None,
+                )
                 for name, seconds in gang.items()
             ),
-            ("first picture / steady, no warm-up", f"{statistics.median(cold):.2f}", ""),
-            ("first picture / steady, warmed up at another size", f"{statistics.median(other):.2f}", ""),
-            (
-                "first picture / steady, warmed up at its size",
-                f"{ratio:.2f} ({min(warm):.2f} to {max(warm):.2f})",
-                f"≤ {FIRST_GOAL}",
+            *(
+                (
+                    f"first picture / steady, {name}",
+                    shown(values),
+                    f"≤ {FIRST_GOAL}" if values is warm else "",
+                    ratio <= FIRST_GOAL if values is warm else None,
+                )
+                for name, values in ratios.items()
             ),
         ],
     }
+
+
+def spread(values: list[float]) -> list[float]:
+    """Least and most."""
+    return [min(values), max(values)]
+
+
+def shown(values: list[float], unit: str = "") -> str:
+    """Median and spread."""
+    return f"{statistics.median(values):.2f}{unit} ({min(values):.2f} to {max(values):.2f})"
+
+
+def seconds_of_imports() -> float:
+    """How long a new forkserver imports."""
+    forkserver = Forkserver("cpu")
+    began = time.perf_counter()
+    try:
+        forkserver.wait_ready()
+        return time.perf_counter() - began
+    finally:
+        forkserver.close()
 
 
 def first_against_steady(engine: ParallelEngine, sizes: tuple[tuple[int, int], ...]) -> float:

@@ -81,6 +81,7 @@ def run(quick: bool = False) -> dict[str, Any]:
                 f"{wall[name]['median']:.0%}, {wall[name]['low']:.0%} to {wall[name]['high']:.0%} "
                 f"({processor[name]['median']:.0%})",
                 f"≥ {GOAL:.0%}" if name == best else "",
+                wall[name]["median"] >= GOAL if name == best else None,
             )
             for name in names
         ],

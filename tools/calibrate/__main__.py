@@ -10,10 +10,9 @@ from typing import Any
 
 from fluxsampler_planner.calibration import Calibration
 from tools.calibrate import fit as fitting
-from tools.calibrate.rows import Row, read_rows
+from tools.calibrate.rows import ROWS, Row, read_rows
 from tools.calibrate.score import Score, by_split, folds, leave_group_out, predictions, score, split_key
 
-ROWS = Path(__file__).with_name("published_flux.csv")
 SHIPPED = Path(__file__).parents[2] / "planner/fluxsampler_planner/data/calibration.json"
 
 

@@ -16,12 +16,11 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from fluxsampler_planner.calibration import Calibration, scaled
-from fluxsampler_planner.cost import XDIT, CostParameters, Stack, seconds
+from fluxsampler_planner.cost import XDIT, CostParameters, Stack
 from fluxsampler_planner.gpus import GPUS
-from fluxsampler_planner.models import FLUX_DEV, FLUX_SCHNELL
+from tools.calibrate.prediction import predict
 from tools.calibrate.rows import Row
 
-MODELS = {"dev": FLUX_DEV, "schnell": FLUX_SCHNELL}
 # Residuals beyond this share of the measurement count linearly, not squared: some published rows contradict each other.
 NOISE = 0.06
 GROUP_SIZES = (2, 4, 8)
@@ -92,12 +91,6 @@ def build(card: str, values: Mapping[str, float]) -> tuple[CostParameters, dict[
     return cost, {
         name: Stack(values[f"arithmetic:{name}"], values[f"launch:{name}"]) for name in sorted(names)
     }
-
-
-def predict(row: Row, cost: CostParameters, stack: Stack = XDIT) -> float:
-    """Seconds the model says for ``row``."""
-    time = seconds(MODELS[row.model], row.split, row.work, cost, split_decode=row.split_decode, stack=stack)
-    return time.total - (time.encode + time.decode if row.denoise_only else 0.0)
 
 
 def fit_card(card: str, rows: Sequence[Row]) -> tuple[CostParameters, dict[str, Stack]]:

@@ -100,6 +100,9 @@ class RefusedRow:
     reason: str
 
 
+ROWS = Path(__file__).with_name("published_flux.csv")
+
+
 def read_rows(path: Path) -> tuple[list[Row], list[RefusedRow]]:
     """Usable and refused rows of a CSV file. Raises OSError when it cannot be read, ValueError when it has other columns."""
     with path.open(encoding="utf-8", errors="replace", newline="") as file:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 
 from fluxsampler_planner.calibration import Calibration
-from tools.calibrate.fit import fit, fit_card, predict
+from tools.calibrate.prediction import predict
 from tools.calibrate.rows import Row
 
 # A choice counts as a hit within this share of the best measured layout.
@@ -74,6 +74,8 @@ def score(rows: Sequence[Row], predicted: Mapping[int, float]) -> Score:
 
 def _held_out(rows: Sequence[Row], part: Callable[[Row], object]) -> dict[int, float]:
     """Each row predicted by a fit that saw none of its part."""
+    from tools.calibrate.fit import fit_card  # noqa: PLC0415 (scipy, which only fits need)
+
     predicted: dict[int, float] = {}
     for key in dict.fromkeys((row.card, part(row)) for row in rows):
         inside = [row for row in rows if (row.card, part(row)) == key]
@@ -85,6 +87,8 @@ def _held_out(rows: Sequence[Row], part: Callable[[Row], object]) -> dict[int, f
 
 def by_split(rows: Sequence[Row]) -> dict[int, float]:
     """The stated split: fitted up to 1024² and on single cards, predicted for all rows."""
+    from tools.calibrate.fit import fit  # noqa: PLC0415 (scipy, which only fits need)
+
     return predictions(rows, fit([row for row in rows if split_key(row)]))
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from benchmarks import planner_accuracy
 from hypothesis import given
 from hypothesis import strategies as st
-from tools.calibrate.__main__ import ROWS, SHIPPED, calibrate, document
+from tools.calibrate.__main__ import SHIPPED, calibrate, document
 from tools.calibrate.fit import fit
-from tools.calibrate.rows import COLUMNS, Refused, Row, parse, parse_rows, read_rows
+from tools.calibrate.rows import COLUMNS, ROWS, Refused, Row, parse, parse_rows, read_rows
 from tools.calibrate.score import by_split, predictions, score, split_key
 
 from fluxsampler_planner.calibration import CALIBRATION, load
@@ -198,6 +200,24 @@ def test_an_empty_table_has_no_figures_and_no_crash(tmp_path: Path) -> None:
     assert (result["rows"], result["n"], result["groups"]) == (0, 0, 0)
 
 
+def test_foreign_rows_are_judged_without_scipy(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.csv", GOOD)
+    code = (
+        "import sys; sys.modules['scipy'] = None; from benchmarks.planner_accuracy import main; "
+        f"sys.exit(main(['--rows', {str(file)!r}, '--json']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows_used"] == 1
+
+
 def test_the_default_run_has_a_summary() -> None:
-    summary = {what: value for what, value, _ in planner_accuracy.run(quick=True)["summary"]}
+    summary = {line[0]: line[1] for line in planner_accuracy.run(quick=True)["summary"]}
     assert summary["rows used / refused"] == "116 / 50"
