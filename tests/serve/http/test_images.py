@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fluxsampler_serve.engines.protocol import Cancel, SampleRequest
+from fluxsampler_serve.engines.single import SingleEngine
 from fluxsampler_serve.picture import read_metadata
+from tests.support.app_args import tiny_app_args
 
 IMAGES = "/v1/images/generations"
 
@@ -27,6 +30,30 @@ def test_a_prompt_alone_gives_the_defaults_and_the_seed_it_got(tiny: httpx.Clien
     assert (own["width"], own["steps"], own["guidance_scale"]) == (128, 8, 0.0)
     again = tiny.post(IMAGES, json={"prompt": "a red circle", "seed": own["seed"]})
     assert picture(again) == picture(response)
+
+
+def test_the_same_request_gives_the_same_bytes(tiny: httpx.Client) -> None:
+    body = {"prompt": "a red circle", "seed": 7, "output_format": "png"}
+    first, second = (tiny.post(IMAGES, json=body) for _ in range(2))
+    assert first.headers["x-fluxsampler-engine"] == second.headers["x-fluxsampler-engine"] == "parallel"
+    assert picture(first) == picture(second)
+
+
+def test_the_gangs_picture_is_the_single_engines(tiny: httpx.Client) -> None:
+    """Pixels are latents rounded: where these differ by 1e-5, those may by one of 255."""
+    args = tiny_app_args()
+    engine = SingleEngine(args.model, "cpu")
+    engine.load()
+    request = SampleRequest("a red circle", 128, 128, steps=8, seed=7, guidance_scale=0.0, max_text_tokens=32)
+    try:
+        single = engine.sample(request, lambda _: None, Cancel()).pixels.astype(int)
+    finally:
+        engine.close()
+    response = tiny.post(IMAGES, json={"prompt": "a red circle", "seed": 7})
+    assert response.headers["x-fluxsampler-engine"] == "parallel"
+    gang = np.asarray(Image.open(BytesIO(picture(response))).convert("RGB")).astype(int)
+    assert gang.std() > 10  # two blank pictures would be equal too
+    assert np.abs(gang - single).max() <= 1
 
 
 def test_the_gang_draws_and_says_so(tiny: httpx.Client) -> None:

@@ -98,7 +98,9 @@ def test_a_caller_who_leaves_a_stream_frees_the_engine(
     until(note.with_suffix(".started").exists)
     received = b""
     while received.count(b"event: fluxsampler.progress") < steps:
-        received += connection.recv(4096)
+        piece = connection.recv(4096)
+        assert piece, f"the connection ended after {received!r}"
+        received += piece
     connection.close()
     until(note.with_suffix(".cancelled").exists, seconds=LESS_THAN_THE_DEADLINE)
     after = scripted.post(IMAGES, json={"prompt": "a red circle"})
@@ -107,7 +109,7 @@ def test_a_caller_who_leaves_a_stream_frees_the_engine(
 
 def test_the_deadline_is_504_and_stops_the_engine(scripted: httpx.Client, tmp_path: Path) -> None:
     note = tmp_path / "late"
-    body = {"prompt": f"parallel=hang fallback=hang note={note}", "timeout_seconds": 3.0}
+    body = {"prompt": f"parallel=hang fallback=hang note={note}", "timeout_seconds": 4.0}
     late = scripted.post(IMAGES, json=body)
     assert late.status_code == 504
     assert late.json()["error"]["code"] == "deadline_exceeded"
