@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fluxsampler_api.app_args import ServingArgs
 from fluxsampler_planner.errors import Infeasible, problem
 from fluxsampler_planner.gpus import GIB, MIB
 
@@ -24,7 +25,7 @@ SHM = "/dev/shm"  # noqa: S108  (the kernel's name of shared memory, not a tempo
 HEAP_PER_CUDA_RANK = int(2.5 * GIB)
 HEAP_PER_CPU_RANK = 420 * MIB
 HEAP_PER_GATEWAY = 320 * MIB
-GATEWAYS = 2
+GATEWAYS: int = ServingArgs.model_fields["gateway_replicas"].default
 RAY_DAEMONS_CUDA = 4 * GIB
 RAY_DAEMONS_CPU = 900 * MIB
 
