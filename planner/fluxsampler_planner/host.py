@@ -25,7 +25,10 @@ SHM = "/dev/shm"  # noqa: S108  (the kernel's name of shared memory, not a tempo
 HEAP_PER_CUDA_RANK = int(2.5 * GIB)
 HEAP_PER_CPU_RANK = 420 * MIB
 HEAP_PER_GATEWAY = 320 * MIB
+# As the Serve app is built (AppArgs.serving.gateway_replicas): one may be replaced while the other answers.
 GATEWAYS: int = ServingArgs.model_fields["gateway_replicas"].default
+# The largest `n` of a request (AppArgs.serving.max_pictures, OpenAI's own limit).
+PICTURES: int = ServingArgs.model_fields["max_pictures"].default
 RAY_DAEMONS_CUDA = 4 * GIB
 RAY_DAEMONS_CPU = 900 * MIB
 
@@ -66,11 +69,18 @@ def _g(size: int) -> str:
 
 
 def payload_size(
-    *, requests: int, text_tokens: int, text_width: int, image_tokens: int, channels: int, pixels: int
-) -> int:
-    """Bytes of everything in flight: prompt contexts (bf16), latents (fp32), and the picture twice (raw and encoded)."""
-    each = text_tokens * text_width * 2 + image_tokens * channels * 4 + pixels * 3 * 2
-    return requests * each
+    *, ongoing: int, queued: int, text_tokens: int, text_width: int, image_tokens: int, channels: int, pixels: int
+) -> int:  # fmt: skip
+    """Bytes of everything in flight, when every one of the gateways is full.
+
+    ``ongoing`` and ``queued`` are requests per gateway. A request being drawn has one picture under way
+    (prompt context in bf16, latents in fp32, raw pixels) and up to ``PICTURES`` finished ones, which wait
+    for the last in its encoded form: counted as large as the pixels, since noise does not compress. A
+    queued request has no more than its prompt, counted as a context.
+    """
+    context, picture = text_tokens * text_width * 2, pixels * 3
+    under_way = context + image_tokens * channels * 4 + picture
+    return GATEWAYS * (ongoing * (under_way + PICTURES * picture) + queued * context)
 
 
 def host_memory(

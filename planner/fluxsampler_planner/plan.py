@@ -9,7 +9,7 @@ from fluxsampler_planner import report
 from fluxsampler_planner.calibration import CALIBRATION
 from fluxsampler_planner.cost import CostParameters, Workload, with_links
 from fluxsampler_planner.errors import Infeasible, ManualLayoutRefused, problem
-from fluxsampler_planner.fallback import FallbackChoice, Placement, forms
+from fluxsampler_planner.fallback import NO_FALLBACK, FallbackChoice, Placement, forms
 from fluxsampler_planner.hardware import Hardware, Links, Node, resolve
 from fluxsampler_planner.host import Host, host_memory, payload_size
 from fluxsampler_planner.memory import (
@@ -237,7 +237,7 @@ def _fallback(spec: FluxSamplerSpec, inputs: Inputs, chosen: Candidate) -> Fallb
     warm = 0 if chosen.placement == "OnDemand" else wanted.min_replicas
     most = room if wanted.max_replicas == "Auto" else min(room, wanted.max_replicas)
     if chosen.placement == "None":
-        return FallbackChoice("None", None, (), 0, 0)
+        return NO_FALLBACK
     return FallbackChoice(
         chosen.placement,
         chosen.fallback,
@@ -292,7 +292,7 @@ def _host(
     serving = spec.serving
     largest = max(inputs.picture.pixels, model.default_width * model.default_height)
     payload = payload_size(
-        requests=serving.max_ongoing_requests * 2 + serving.max_queued_requests,
+        ongoing=serving.max_ongoing_requests, queued=serving.max_queued_requests,
         text_tokens=inputs.picture.text_tokens, text_width=model.text_width, image_tokens=model.image_tokens(1, largest),
         channels=model.channels, pixels=largest,
     )  # fmt: skip

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fluxsampler_api.loading import load_file
+from fluxsampler_planner import app_args, plan
 from fluxsampler_planner.errors import Infeasible
 from fluxsampler_planner.gpus import GIB, MIB
-from fluxsampler_planner.host import Host, host_memory, payload_size
+from fluxsampler_planner.host import GATEWAYS, PICTURES, Host, host_memory, payload_size
+from tests.unit.planner.samplers import sampler, tiny
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 EIGHT: dict[str, Any] = {
     "cuda": True, "cards": 8, "ranks": 8, "fallbacks": 2, "payload": GIB, "weights": 40 * GIB, "activations": 0,
@@ -102,14 +108,37 @@ def test_what_is_returned_is_always_proven(
     assert host.store >= payload * 1.2 - 1
 
 
-def test_payload_grows_with_requests() -> None:
-    one = payload_size(
-        requests=1, text_tokens=512, text_width=4096, image_tokens=4096, channels=64, pixels=1 << 20
-    )
-    assert 10 * MIB < one < 20 * MIB
-    assert (
-        payload_size(
-            requests=72, text_tokens=512, text_width=4096, image_tokens=4096, channels=64, pixels=1 << 20
-        )
-        == 72 * one
-    )
+SQUARE: dict[str, int] = {
+    "text_tokens": 512,
+    "text_width": 4096,
+    "image_tokens": 4096,
+    "channels": 64,
+    "pixels": 1 << 20,
+}
+
+
+def test_payloads_of_both_gateways_and_every_picture_of_a_request() -> None:
+    drawn = payload_size(ongoing=1, queued=0, **SQUARE)
+    # Context 4 MiB, latents 1, pixels 3, and ten pictures of 3 at the most; in either gateway.
+    assert drawn == 2 * (4 + 1 + 3 + 10 * 3) * MIB
+    waiting = payload_size(ongoing=0, queued=1, **SQUARE)
+    assert waiting == 2 * 4 * MIB
+    assert payload_size(ongoing=8, queued=64, **SQUARE) == 8 * drawn + 64 * waiting
+
+
+def test_payloads_count_what_the_service_is_built_with() -> None:
+    serving = app_args(sampler(), plan(sampler())).serving
+    assert (serving.gateway_replicas, serving.max_pictures) == (GATEWAYS, PICTURES)
+
+
+@pytest.mark.parametrize(
+    ("file", "gib"),
+    [("flux-dev-8x4090.yaml", 64), ("flux-schnell-8x4090.yaml", 64), ("flux-dev-4x4090.yaml", 32)],
+)
+def test_payloads_leave_the_store_of_the_examples_at_eight_gib_a_card(file: str, gib: int) -> None:
+    (example,) = load_file(EXAMPLES / file)
+    assert plan(example).host.store == gib * GIB
+
+
+def test_payloads_of_the_built_in_model_are_small() -> None:
+    assert plan(tiny({"objectStore.memory": "80Mi"})).host.store == 80 * MIB

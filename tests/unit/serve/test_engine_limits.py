@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from fluxsampler_api.app_args import Layout
+from fluxsampler_planner.models import FLUX_DEV, TINY_SHAPES
+from fluxsampler_planner.models import ModelFacts as PlannedModel
+from fluxsampler_planner.rules import Request as Target
+from fluxsampler_planner.rules import refusal
+from fluxsampler_planner.split import Split, splits, stage_blocks
 from fluxsampler_serve.engines.limits import (
     patch_rows,
     refuses_layout,
@@ -22,8 +29,6 @@ REQUEST = SampleRequest(
 
 
 def resized(**changes: object) -> SampleRequest:
-    from dataclasses import replace
-
     return replace(REQUEST, **changes)  # type: ignore[arg-type]  # fields by name
 
 
@@ -113,3 +118,73 @@ def test_layouts_of_a_model(
 ) -> None:
     given = refuses_layout(layout, facts, **options)  # type: ignore[arg-type]  # options by name
     assert (given is None) if reason is None else (given is not None and reason in given)
+
+
+SPLITS = tuple(split for ranks in range(2, 17) for split in splits(ranks))
+SIDES = (64, 80, 96, 128, 256, 512, 768, 1008, 1024, 1072, 2048)
+TEXTS = (16, 32, 33, 64, 100, 256, 512)
+
+
+@pytest.mark.parametrize("fp8", [False, True], ids=["plain", "fp8"])
+@pytest.mark.parametrize("model", [TINY_SHAPES, FLUX_DEV], ids=lambda model: model.name)
+def test_what_the_planner_allows_the_engine_accepts(
+    model: PlannedModel, fp8: bool, facts: ModelFacts
+) -> None:
+    shape = replace(
+        facts,
+        heads=model.heads,
+        head_dim=model.head_dim,
+        double_blocks=model.double_blocks,
+        single_blocks=model.single_blocks,
+    )
+    allowed: set[Split] = set()
+    asked = refused = 0
+    for split in SPLITS:
+        blocks = stage_blocks(model, split.pipefusion, "bytes") if split.pipefusion <= model.blocks else None
+        layout = Layout(
+            pipefusion=split.pipefusion,
+            tensor=split.tensor,
+            ulysses=split.ulysses,
+            ring=split.ring,
+            stage_blocks=blocks if split.pipefusion > 1 else None,
+        )
+        sound = refuses_layout(layout, shape, quantization="fp8" if fp8 else "none")
+        for width, height, text in product(SIDES, SIDES, TEXTS):
+            asked += 1
+            if refusal(split, Target(model, width, height, (text,), exact=False, fp8=fp8)) is not None:
+                refused += 1
+                continue
+            allowed.add(split)
+            wanted = SampleRequest(
+                prompt="",
+                width=width,
+                height=height,
+                steps=4,
+                seed=0,
+                guidance_scale=1.0,
+                max_text_tokens=text,
+            )
+            assert (sound, refuses_split(wanted, layout)) == (None, None), (split, width, height, text)
+    assert 0 < refused < asked
+    # Every kind of layout was compared, and not only refused.
+    for degree in ("pipefusion", "ulysses", "ring", *(() if fp8 else ("tensor",))):
+        assert any(getattr(split, degree) > 1 for split in allowed), degree
+    assert any(split.pipefusion > 1 and split.sequence > 1 for split in allowed)
+
+
+def test_what_the_engine_refuses_of_a_model_the_planner_refuses_too(facts: ModelFacts) -> None:
+    for split in SPLITS:
+        if split.pipefusion > TINY_SHAPES.blocks:
+            continue  # has no stage_blocks to hand over
+        blocks = stage_blocks(TINY_SHAPES, split.pipefusion, "bytes") if split.pipefusion > 1 else None
+        layout = Layout(
+            pipefusion=split.pipefusion,
+            tensor=split.tensor,
+            ulysses=split.ulysses,
+            ring=split.ring,
+            stage_blocks=blocks,
+        )
+        if refuses_layout(layout, facts) is not None:
+            # A target that every number of ranks can share.
+            side = 16 * 720
+            assert refusal(split, Target(TINY_SHAPES, side, side, (720,), exact=False)) is not None, split
