@@ -20,7 +20,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder of intermediate files")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
     parser.add_argument("--autoencoder-seconds", type=float, default=360.0)
-    parser.add_argument("--flow-seconds", type=float, default=2400.0)
+    parser.add_argument("--flow-seconds", type=float, default=2700.0)
     parser.add_argument(
         "--flow-rate", type=float, default=3e-3, help="highest learning rate of the flow training"
     )

@@ -95,13 +95,13 @@ def test_same_seed_gives_same_picture(pipeline: Any) -> None:
 def test_checker_refuses_other_prompts(pipeline: Any) -> None:
     pictures = paint(pipeline, [scene.prompt for scene in SCENES], 128, 128)
     for picture, asked in zip(pictures, SCENES, strict=True):
-        others = [scene.prompt for scene in all_scenes()[::11] if scene != asked]
+        others = [scene.prompt for scene in all_scenes()[::25] if scene != asked]
         assert not [prompt for prompt in others if matches(picture, prompt)]
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (128, 96)])
 def test_checker_accepts_what_is_drawn_by_hand(width: int, height: int) -> None:
-    scenes = all_scenes()[::5]
+    scenes = all_scenes()[::9]
     assert all(matches(draw(scene, width, height), scene.prompt) for scene in scenes)
 
 
