@@ -52,7 +52,7 @@ demo: $(VENV)/.run ## Draw "a red circle" with two ranks, on this machine
 test: test-unit test-serve ## Run every test that this machine can run
 test-unit: $(VENV)/.dev ## Run the fast tests (pure functions, fakes; under a minute)
 	$(call say,Fast tests)
-	@$(BIN)/pytest tests/unit --cov --cov-report=term:skip-covered --cov-fail-under=95
+	@$(BIN)/pytest tests/unit -n auto --cov --cov-report=term:skip-covered --cov-fail-under=95
 test-serve: $(VENV)/.dev browser ## Run the tests on real Ray, xfuser ranks, the built-in model and Chromium
 	$(call say,Tests on real parts)
 	@$(BIN)/pytest tests/serve tests/gpu

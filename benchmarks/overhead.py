@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from fluxsampler_api.app_args import AppArgs
     from fluxsampler_serve.engines.protocol import (
@@ -184,64 +184,15 @@ def _echo(call: Any) -> Any:
 
 
 def _args() -> AppArgs:
-    from fluxsampler_api.app_args import AppArgs
-    from fluxsampler_api.plan import (
-        Estimate,
-        HostMemory,
-        PlannedFallback,
-        PlannedLayout,
-        PlannedMemory,
-        PlanStatus,
-    )
+    """A gang alone behind one gateway; the engine is a stand-in, so its layout does not matter."""
+    from tests.support.app_args import tiny_app_args
 
-    plan = PlanStatus(
-        layout=PlannedLayout(gpus_per_replica=1, replicas=1, encoders="none", summary="single"),
-        fallback=PlannedFallback(placement="None", replicas=0),
-        memory=PlannedMemory(
-            cards=(),
-            host=HostMemory(
-                object_store_gib=0.1,
-                shm_gib=0.1,
-                heap_gib=1,
-                weights_gib=0,
-                system_gib=1,
-                limit_gib=2,
-                node_gib=2,
-                proof=(),
-            ),
-        ),
-        estimate=Estimate(
-            width=64,
-            height=64,
-            steps=1,
-            seconds_per_image=0.001,
-            images_per_minute=60000,
-            error_percent=0,
-            calibrated=False,
-        ),
+    from fluxsampler_api.app_args import ServingArgs
+
+    serving = ServingArgs(
+        gateway_replicas=1, max_ongoing_requests=8, max_queued_requests=8, request_timeout_seconds=60
     )
-    fields: Mapping[str, Any] = {
-        "name": "overhead",
-        "device": "cpu",
-        "model": {"name": "none", "source": "builtin://none", "dtype": "float32", "max_text_tokens": 64},
-        "defaults": {
-            "width": 64,
-            "height": 64,
-            "steps": 1,
-            "guidance_scale": 0.0,
-            "max_text_tokens": 32,
-        },
-        "sizes": {"min_side": 64, "max_side": 1024, "max_pixels": 1 << 20},
-        "parallel": {"layout": {"ulysses": 2}},
-        "serving": {
-            "gateway_replicas": 1,
-            "max_ongoing_requests": 8,
-            "max_queued_requests": 8,
-            "request_timeout_seconds": 60,
-        },
-        "plan": plan,
-    }
-    return AppArgs.model_validate(fields)
+    return tiny_app_args(fallback_replicas=0, serving=serving)
 
 
 def _serve_with_ray(mode: Mode) -> None:
