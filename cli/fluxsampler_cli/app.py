@@ -1,6 +1,6 @@
 """The command line: every command with its options; what they do is in the module of their name."""
 
-# ruff: noqa: PLC0415 - a command imports what it needs when it runs, so that --help is fast; and a
+# A command imports what it needs when it runs, so that --help is fast; and a
 # typer command is a function of all its options.
 
 from __future__ import annotations

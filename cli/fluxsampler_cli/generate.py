@@ -124,7 +124,7 @@ def local_url() -> str:
 def _with_prompt(wish: Wish) -> Wish:
     if wish.prompt != "-":
         return wish
-    import dataclasses  # noqa: PLC0415 - only here
+    import dataclasses  # only here
 
     return dataclasses.replace(wish, prompt=sys.stdin.read().strip())
 

@@ -174,7 +174,7 @@ def main(arguments: list[str]) -> int:
     folder = StateFolder(Path(arguments[0]))
     job = Job.model_validate_json(sys.stdin.buffer.read())
     lock = Lock.inherited(folder.root / f"{job.name}.lock", int(arguments[1]))
-    from fluxsampler_cli.logs import configure  # noqa: PLC0415
+    from fluxsampler_cli.logs import configure
 
     configure(job.log_format, sys.stderr)
     try:

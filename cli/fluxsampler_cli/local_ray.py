@@ -178,7 +178,7 @@ class LocalRay:
         Raises:
             RuntimeError: Serve could not deploy it; the message holds the cause.
         """
-        from ray.serve import api as serve_api  # noqa: PLC0415 - reads its environment at import
+        from ray.serve import api as serve_api  # reads its environment at import
 
         serve_api._run(app, name=_APPLICATION, route_prefix="/", logging_config=_logging(), _blocking=wait)
 
@@ -207,7 +207,7 @@ def _start_ray(
             "ray.serve was imported before LocalRay.start and has read other settings; import it afterwards, "
             "or set RAY_SERVE_ENABLE_HA_PROXY=1 and RAY_SERVE_THROUGHPUT_OPTIMIZED=1 before"
         )
-    import ray  # noqa: PLC0415 - slow, and reads its environment at import
+    import ray  # slow, and reads its environment at import
 
     if ray.is_initialized():
         raise LocalError("this process is connected to a Ray already; call ray.shutdown() first")
@@ -251,7 +251,7 @@ def _node_settings(instance: str) -> Iterator[None]:
     others; and no cluster autoscaler has anything to scale here. A raylet ends when its agents take
     more than 30 s to import on a busy machine, while Ray goes on waiting for it.
     """
-    from ray._private import parameter, services  # noqa: PLC0415
+    from ray._private import parameter, services
 
     params, get_node = parameter.RayParams, services.get_node
 
@@ -272,23 +272,23 @@ def _node_settings(instance: str) -> Iterator[None]:
 
 
 def _imported_in_haproxy_mode() -> bool:
-    from ray.serve._private import constants  # noqa: PLC0415
+    from ray.serve._private import constants
 
     return bool(constants.RAY_SERVE_ENABLE_HA_PROXY and constants.RAY_SERVE_THROUGHPUT_OPTIMIZED)
 
 
 def _follow_environment() -> None:
     """Make a Ray that was imported earlier (a test's) use this environment's switch and token."""
-    from ray import _raylet  # noqa: PLC0415
-    from ray._private import ray_constants  # noqa: PLC0415
+    from ray import _raylet
+    from ray._private import ray_constants
 
     ray_constants.ENABLE_RAY_CLUSTER = False
     _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]  # not in Ray's stub
 
 
 def _start_serve(host: str, port: int) -> None:
-    from ray import serve  # noqa: PLC0415
-    from ray.serve.config import HTTPOptions, ProxyLocation  # noqa: PLC0415
+    from ray import serve
+    from ray.serve.config import HTTPOptions, ProxyLocation
 
     try:
         serve.start(
@@ -303,7 +303,7 @@ def _start_serve(host: str, port: int) -> None:
 
 def _logging() -> LoggingConfig:
     """Serve's own logs: warnings, and no line per call (the app logs each request itself)."""
-    from ray.serve.schema import LoggingConfig  # noqa: PLC0415
+    from ray.serve.schema import LoggingConfig
 
     return LoggingConfig(enable_access_log=False, log_level="WARNING")
 

@@ -28,7 +28,7 @@ def listen_on_loopback() -> None:
         RuntimeError: another version of Ray moved the places; it is pinned for such reasons.
     """
     # The order matters: `replica` copies the function's name when ray.serve is imported.
-    from ray._common import tls_utils  # noqa: PLC0415 - only in a worker
+    from ray._common import tls_utils  # only in a worker
 
     if not hasattr(tls_utils, "add_port_to_grpc_server"):
         raise RuntimeError(_moved("ray._common.tls_utils.add_port_to_grpc_server"))
@@ -40,7 +40,7 @@ def listen_on_loopback() -> None:
 
     tls_utils.add_port_to_grpc_server = add_loopback_port
 
-    from ray.serve._private import haproxy, haproxy_templates, replica  # noqa: PLC0415
+    from ray.serve._private import haproxy, haproxy_templates, replica
 
     if replica.add_port_to_grpc_server is not add_loopback_port:
         raise RuntimeError(

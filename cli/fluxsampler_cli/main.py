@@ -9,7 +9,7 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
     try:
-        from fluxsampler_cli.app import app  # noqa: PLC0415 - an interrupt while this imports is caught below
+        from fluxsampler_cli.app import app  # an interrupt while this imports is caught below
 
         app()
     except KeyboardInterrupt:

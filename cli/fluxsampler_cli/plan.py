@@ -21,7 +21,7 @@ def plan(path: Path, select: str | None, form: str, *, explain: bool, this_machi
     for sampler in samplers:
         hardware = None
         if this_machine:
-            from fluxsampler_cli import machine  # noqa: PLC0415 - asks nvidia-smi
+            from fluxsampler_cli import machine  # asks nvidia-smi
 
             hardware = machine.look().hardware(sampler.spec.hardware.device)
         found = specs.make_plan(sampler, hardware)

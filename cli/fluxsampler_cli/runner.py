@@ -80,7 +80,7 @@ def _end_with_keeper(job: Job) -> NoReturn:
 
 
 def _serve(job: Job, events: Events) -> NoReturn:
-    from fluxsampler_cli.local_ray import LocalRay  # noqa: PLC0415 - the first event comes before the imports
+    from fluxsampler_cli.local_ray import LocalRay  # the first event comes before the imports
 
     events.send(Event(kind="step", step="ray", detail="Ray"))
     ray = LocalRay.start(
@@ -94,7 +94,7 @@ def _serve(job: Job, events: Events) -> NoReturn:
         environment={"FLUXSAMPLER_LOG_FORMAT": job.log_format},
     )
     events.send(Event(kind="step", step="app", detail="gateway and engines"))
-    from fluxsampler_serve.app import build  # noqa: PLC0415 - after Ray's environment is set
+    from fluxsampler_serve.app import build  # after Ray's environment is set
 
     ray.run(build(job.args), wait=False)
     _await_ready(ray, events)
@@ -104,7 +104,7 @@ def _serve(job: Job, events: Events) -> NoReturn:
 
 
 def _await_ready(ray: LocalRay, events: Events) -> None:
-    from ray import serve  # noqa: PLC0415
+    from ray import serve
 
     while True:
         status = serve.status()

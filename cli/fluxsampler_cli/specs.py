@@ -19,7 +19,7 @@ def load(path: Path) -> list[FluxSampler]:
     """Every FluxSampler of ``path`` (``-``: standard input). Raises :class:`InputError` with each problem."""
     try:
         if str(path) == "-":
-            import sys  # noqa: PLC0415 - only here
+            import sys  # only here
 
             return load_text(sys.stdin.read(), source="standard input")
         return load_file(path)
@@ -50,7 +50,7 @@ def make_plan(sampler: FluxSampler, hardware: Hardware | None) -> Plan:
         InfeasiblePlan: with every problem and what would fit.
         InputError: its model is a folder of this machine, and damaged.
     """
-    from fluxsampler_planner import PlanError, plan  # noqa: PLC0415 - `validate` needs none of it
+    from fluxsampler_planner import PlanError, plan  # `validate` needs none of it
 
     try:
         return plan(sampler, hardware, model=_facts(sampler))
@@ -68,9 +68,9 @@ def local_folder(sampler: FluxSampler) -> Path | None:
 
 def _facts(sampler: FluxSampler) -> ModelFacts | None:
     """Facts of a model in a folder that is here; None leaves it to the planner's catalogue."""
-    from fluxsampler_cli import model_folder  # noqa: PLC0415 - imports the planner
-    from fluxsampler_planner import UnknownModel  # noqa: PLC0415
-    from fluxsampler_planner.models import find_model  # noqa: PLC0415
+    from fluxsampler_cli import model_folder  # imports the planner
+    from fluxsampler_planner import UnknownModel
+    from fluxsampler_planner.models import find_model
 
     folder = local_folder(sampler)
     if folder is None:

@@ -65,7 +65,7 @@ def describe(state: InstanceState) -> dict[str, Any]:
 
 def answers(state: InstanceState) -> bool:
     """Whether its service says that it is ready."""
-    import httpx  # noqa: PLC0415 - only when something runs
+    import httpx  # only when something runs
 
     try:
         return httpx.get(f"{state.url}/readyz", timeout=_PROBE_SECONDS, trust_env=False).is_success

@@ -96,13 +96,13 @@ def _check_source(sampler: FluxSampler) -> None:
         )
     folder = specs.local_folder(sampler)
     if folder is not None:
-        from fluxsampler_cli import model_folder  # noqa: PLC0415 - after the cheap checks
+        from fluxsampler_cli import model_folder  # after the cheap checks
 
         model_folder.check(folder)
 
 
 def _planned(sampler: FluxSampler) -> tuple[Plan, AppArgs]:
-    from fluxsampler_planner import app_args  # noqa: PLC0415 - after the cheap checks
+    from fluxsampler_planner import app_args  # after the cheap checks
 
     found = machine.look()
     device = sampler.spec.hardware.device

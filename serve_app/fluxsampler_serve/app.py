@@ -54,10 +54,7 @@ def _parallel(args: AppArgs, engines: EngineFactory) -> Application | None:
         return None
     return PARALLEL.options(
         name="ParallelSampler",
-        max_ongoing_requests=SAMPLER_REQUESTS,
-        health_check_period_s=HEALTH_SECONDS,
-        graceful_shutdown_timeout_s=args.serving.request_timeout_seconds,
-        logging_config=SERVE_LOGS,
+        **_sampler(args),
         **cards.deployment_options(gang.gpu_shares),
         **_replicas(gang.replicas, gang.max_replicas, gang.target_ongoing_requests),
     ).bind(args, engines)
@@ -69,13 +66,20 @@ def _fallback(args: AppArgs, engines: EngineFactory) -> Application | None:
         return None
     return FALLBACK.options(
         name="FallbackSampler",
-        max_ongoing_requests=SAMPLER_REQUESTS,
-        health_check_period_s=HEALTH_SECONDS,
-        graceful_shutdown_timeout_s=args.serving.request_timeout_seconds,
-        logging_config=SERVE_LOGS,
+        **_sampler(args),
         ray_actor_options={"num_cpus": 0, "num_gpus": single.gpus_per_replica},
         **_replicas(single.min_replicas, single.max_replicas, 1),
     ).bind(args, engines)
+
+
+def _sampler(args: AppArgs) -> dict[str, Any]:
+    """What every deployment of samplers is told."""
+    return {
+        "max_ongoing_requests": SAMPLER_REQUESTS,
+        "health_check_period_s": HEALTH_SECONDS,
+        "graceful_shutdown_timeout_s": args.serving.request_timeout_seconds,
+        "logging_config": SERVE_LOGS,
+    }
 
 
 def _replicas(least: int, most: int | None, ongoing: int) -> dict[str, Any]:

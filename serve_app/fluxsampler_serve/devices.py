@@ -60,7 +60,7 @@ def forkserver_environment(environment: dict[str, str]) -> dict[str, str]:
 
 def activate(where: RankPlace) -> torch.device:
     """Make it this process' device. Before anything computes."""
-    import torch  # noqa: PLC0415 (the parent of a gang never needs it)
+    import torch  # the parent of a gang never needs it
 
     torch.set_num_threads(where.threads)
     if where.kind == "cpu":
@@ -94,7 +94,7 @@ def refuses_ring(kind: Kind, ring: int, dtype: str) -> str | None:
 def limit_memory(device: torch.device, fraction: float | None) -> None:
     """Cap this process' share of a card, for a replica that shares it with a rank; nothing on CPU."""
     if device.type == "cuda" and fraction is not None:
-        import torch  # noqa: PLC0415 (see activate)
+        import torch  # see activate
 
         torch.cuda.set_per_process_memory_fraction(fraction, device)
 
@@ -102,14 +102,14 @@ def limit_memory(device: torch.device, fraction: float | None) -> None:
 def synchronize(device: torch.device) -> None:
     """Wait for the device, so that a clock read now is honest; a CPU never lags."""
     if device.type == "cuda":
-        import torch  # noqa: PLC0415 (see activate)
+        import torch  # see activate
 
         torch.cuda.synchronize(device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device could not hold what a call needed; what was loaded before is still good."""
-    import torch  # noqa: PLC0415 (see activate)
+    import torch  # see activate
 
     return isinstance(error, torch.OutOfMemoryError)
 
@@ -117,7 +117,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def release_memory(device: torch.device) -> None:
     """Give the card what torch keeps and nobody uses, for whoever shares it; nothing on CPU."""
     if device.type == "cuda":
-        import torch  # noqa: PLC0415 (see activate)
+        import torch  # see activate
 
         torch.cuda.empty_cache()
 
@@ -126,7 +126,7 @@ def memory_facts(device: torch.device) -> dict[str, float]:
     """Peak allocated and reserved GiB of this process on its card; empty on CPU."""
     if device.type != "cuda":
         return {}
-    import torch  # noqa: PLC0415 (see activate)
+    import torch  # see activate
 
     gib = float(1 << 30)
     return {

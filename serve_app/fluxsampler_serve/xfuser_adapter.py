@@ -61,7 +61,7 @@ def load() -> None:
     if "xfuser" in sys.modules:
         return
     check_versions()
-    import torch  # noqa: PLC0415 (the replica reads VERSIONS without it)
+    import torch  # the replica reads VERSIONS without it
 
     if torch.version.cuda is not None and torch.cuda.is_available():
         importlib.import_module("xfuser")
@@ -131,7 +131,7 @@ def _flash_attention_cpu(
     attention_kwargs: object = None,  # noqa: ARG001 (xfuser passes it by name)
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention [b, heads, tokens, d] with its log-sum-exp [b, heads, tokens]."""
-    import torch  # noqa: PLC0415 (see load)
+    import torch  # see load
 
     attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     out, lse = attend(query, key, value, dropout_p=dropout_p, is_causal=is_causal)[:2]
@@ -162,9 +162,9 @@ def join(
     a port that another process could take, nor a file that could be left behind.
     """
     load()
-    from torch.distributed import distributed_c10d  # noqa: PLC0415 (only ranks get here)
-    from xfuser import xFuserArgs  # noqa: PLC0415
-    from xfuser.core.distributed import (  # noqa: PLC0415
+    from torch.distributed import distributed_c10d  # only ranks get here
+    from xfuser import xFuserArgs
+    from xfuser.core.distributed import (
         init_distributed_environment,
         initialize_runtime_state,
     )
@@ -203,7 +203,7 @@ def join(
 
 def prepare_request(width: int, height: int, *, steps: int, text_tokens: int, pipelined: bool) -> None:
     """Tell xfuser's runtime state the shape of the next request, and put back what the last one changed."""
-    from xfuser.core.distributed import get_runtime_state  # noqa: PLC0415 (only ranks get here)
+    from xfuser.core.distributed import get_runtime_state  # only ranks get here
 
     state = get_runtime_state()
     state.runtime_config.warmup_steps = 1  # xfuser lowers it to a request's steps and never raises it again
@@ -220,7 +220,7 @@ def prepare_request(width: int, height: int, *, steps: int, text_tokens: int, pi
 
 def sequence_transformer_class() -> type[Any]:
     """FluxTransformer2DModel that takes full inputs, computes its share of the tokens and returns the full output."""
-    from xfuser.model_executor.models.transformers.transformer_flux import (  # noqa: PLC0415
+    from xfuser.model_executor.models.transformers.transformer_flux import (
         xFuserFlux1Transformer2DWrapper,
     )
 
@@ -229,7 +229,7 @@ def sequence_transformer_class() -> type[Any]:
 
 def stage_transformer(transformer: Any) -> Any:
     """This rank's blocks of ``transformer`` (and its share of their feed-forwards), wrapped for patches."""
-    from xfuser.model_executor.models.transformers.transformer_flux import (  # noqa: PLC0415
+    from xfuser.model_executor.models.transformers.transformer_flux import (
         xFuserFluxTransformer2DWrapper,
     )
 
@@ -238,7 +238,7 @@ def stage_transformer(transformer: Any) -> Any:
 
 def world_broadcast(tensor: torch.Tensor) -> None:
     """From rank 0 to all ranks, in place."""
-    import torch.distributed as dist  # noqa: PLC0415 (only ranks get here)
+    import torch.distributed as dist  # only ranks get here
 
     dist.broadcast(tensor, src=0)
 
@@ -251,7 +251,7 @@ class Stage:
     """
 
     def __init__(self) -> None:
-        from xfuser.core.distributed import (  # noqa: PLC0415 (only ranks get here)
+        from xfuser.core.distributed import (  # only ranks get here
             get_pp_group,
             get_runtime_state,
             get_sp_group,
@@ -286,7 +286,7 @@ class Stage:
 
     def send(self, tensor: torch.Tensor) -> None:
         """To the next stage (from the last: to the first); returns at once."""
-        import torch.distributed as dist  # noqa: PLC0415 (see __init__)
+        import torch.distributed as dist  # see __init__
 
         tensor = tensor.contiguous()
         work = dist.isend(tensor, dst=self._group.next_rank, group=self._channel(self.index))
@@ -296,7 +296,7 @@ class Stage:
 
     def receive(self, tensor: torch.Tensor) -> Any:
         """From the previous stage into ``tensor``, which is filled after the returned work's ``wait()``."""
-        import torch.distributed as dist  # noqa: PLC0415 (see __init__)
+        import torch.distributed as dist  # see __init__
 
         return dist.irecv(tensor, src=self._group.prev_rank, group=self._channel(self.index + 1))
 
@@ -308,7 +308,7 @@ class Stage:
 
     def gather(self, own: torch.Tensor) -> torch.Tensor:
         """The whole picture's tokens [1, tokens, c] from all sequence ranks of this stage."""
-        import torch  # noqa: PLC0415 (see __init__)
+        import torch  # see __init__
 
         if self._sequence.world_size == 1:
             return own

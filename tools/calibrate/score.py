@@ -74,7 +74,7 @@ def score(rows: Sequence[Row], predicted: Mapping[int, float]) -> Score:
 
 def _held_out(rows: Sequence[Row], part: Callable[[Row], object]) -> dict[int, float]:
     """Each row predicted by a fit that saw none of its part."""
-    from tools.calibrate.fit import fit_card  # noqa: PLC0415 (scipy, which only fits need)
+    from tools.calibrate.fit import fit_card  # scipy, which only fits need
 
     predicted: dict[int, float] = {}
     for key in dict.fromkeys((row.card, part(row)) for row in rows):
@@ -87,7 +87,7 @@ def _held_out(rows: Sequence[Row], part: Callable[[Row], object]) -> dict[int, f
 
 def by_split(rows: Sequence[Row]) -> dict[int, float]:
     """The stated split: fitted up to 1024² and on single cards, predicted for all rows."""
-    from tools.calibrate.fit import fit  # noqa: PLC0415 (scipy, which only fits need)
+    from tools.calibrate.fit import fit  # scipy, which only fits need
 
     return predictions(rows, fit([row for row in rows if split_key(row)]))
 

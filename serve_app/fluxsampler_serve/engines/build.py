@@ -32,7 +32,7 @@ def build_parallel(args: AppArgs) -> Engine:
     """The gang of xfuser ranks. Raises ValueError when ``args`` has no parallel part."""
     if args.parallel is None:
         raise ValueError("AppArgs.parallel is empty: there is no gang to build")
-    from fluxsampler_serve.engines.parallel import ParallelEngine  # noqa: PLC0415 (torch takes seconds)
+    from fluxsampler_serve.engines.parallel import ParallelEngine  # torch takes seconds
 
     return ParallelEngine(
         args.model,
@@ -45,7 +45,7 @@ def build_parallel(args: AppArgs) -> Engine:
 
 def build_fallback(args: AppArgs) -> Engine:
     """One device, plain diffusers. Without a fallback part the model's own quantization is used."""
-    from fluxsampler_serve.engines.single import SingleEngine  # noqa: PLC0415 (torch takes seconds)
+    from fluxsampler_serve.engines.single import SingleEngine  # torch takes seconds
 
     fallback = args.fallback
     model = args.model

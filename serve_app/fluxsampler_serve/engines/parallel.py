@@ -98,7 +98,7 @@ class ParallelEngine:
         began = time.perf_counter()
         self._forkserver.start()  # it imports while the weights are prepared
         if self._prepared is None:
-            from fluxsampler_serve.weights import prepare, warm_page_cache  # noqa: PLC0415 (imports torch)
+            from fluxsampler_serve.weights import prepare, warm_page_cache  # imports torch
 
             self._prepared = prepare(self.model)
             # One reader from front to back, before every rank faults the file in at a place of its own.

@@ -65,7 +65,7 @@ class SingleEngine:
     def load(self) -> None:
         """Map the weights. Raises ModelError for a bad model, EngineStartFailed for a bad device."""
         began = time.perf_counter()
-        from fluxsampler_serve.weights import prepare  # noqa: PLC0415 (imports torch)
+        from fluxsampler_serve.weights import prepare  # imports torch
 
         self.seconds["import"] = time.perf_counter() - began
         if self._prepared is None:
@@ -140,12 +140,12 @@ class _Parts:
     """The loaded model."""
 
     def __init__(self, prepared: PreparedModel, device: torch.device, encoders_on_cpu: bool) -> None:
-        import torch  # noqa: PLC0415 (seconds to import, and only a loaded engine needs it)
+        import torch  # seconds to import, and only a loaded engine needs it
 
-        from fluxsampler_serve.engines.decoding import Decoder  # noqa: PLC0415
-        from fluxsampler_serve.engines.denoising import Denoiser  # noqa: PLC0415
-        from fluxsampler_serve.engines.text import TextEncoder  # noqa: PLC0415
-        from fluxsampler_serve.weights import load_scheduler, load_transformer  # noqa: PLC0415
+        from fluxsampler_serve.engines.decoding import Decoder
+        from fluxsampler_serve.engines.denoising import Denoiser
+        from fluxsampler_serve.engines.text import TextEncoder
+        from fluxsampler_serve.weights import load_scheduler, load_transformer
 
         self.device = device
         self.dtype: torch.dtype = getattr(torch, prepared.dtype)
@@ -156,8 +156,8 @@ class _Parts:
 
     def draw(self, request: SampleRequest, progress: ProgressCallback, cancel: Cancel) -> Sample:
         """Encode, denoise, decode."""
-        from fluxsampler_serve.engines.decoding import Previewer  # noqa: PLC0415 (see __init__)
-        from fluxsampler_serve.engines.denoising import first_noise  # noqa: PLC0415
+        from fluxsampler_serve.engines.decoding import Previewer  # see __init__
+        from fluxsampler_serve.engines.denoising import first_noise
 
         began = time.perf_counter()
         positive, negative = self.text.encode(request)

@@ -166,7 +166,7 @@ class _Job:
 
     def _fill(self, folder: Path, part: SourceComponent) -> dict[str, Any]:
         # A warm cache must not pay for torch, diffusers and transformers.
-        from fluxsampler_serve.weights import convert  # noqa: PLC0415
+        from fluxsampler_serve.weights import convert
 
         quantization = self._quantization_of(part)
         tensors = part.tensors()

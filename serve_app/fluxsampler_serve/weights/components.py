@@ -199,8 +199,8 @@ def _find(folder: Path, component: Component, index: Mapping[str, Any]) -> Sourc
 def model_class(component: Component) -> type[nn.Module]:
     """diffusers' or transformers' class of ``component``."""
     # Imported here: both libraries take seconds to import, and a warm cache needs neither.
-    import diffusers  # noqa: PLC0415
-    import transformers  # noqa: PLC0415
+    import diffusers
+    import transformers
 
     library = diffusers if component.library == "diffusers" else transformers
     found: type[nn.Module] = getattr(library, component.class_name)
@@ -216,7 +216,7 @@ def skeleton(
     position ids) are real, which ``torch.device("meta")`` would not leave them. Raises
     :class:`ModelMismatch` when the configuration is not one of that class.
     """
-    from accelerate import init_empty_weights  # noqa: PLC0415 - see model_class
+    from accelerate import init_empty_weights  # see model_class
 
     cls = cls or model_class(component)
     try:
@@ -236,7 +236,7 @@ def skeleton(
 
 
 def _transformers_config(component: Component, config: Mapping[str, Any]) -> Any:
-    import transformers  # noqa: PLC0415 - see model_class
+    import transformers  # see model_class
 
     cls = transformers.T5Config if component is T5 else transformers.CLIPTextConfig
     return cls.from_dict(dict(config))

@@ -61,7 +61,7 @@ def load_text_encoders(
 
 def load_tokenizers(prepared: PreparedModel) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
     """CLIP's and T5's tokenizers."""
-    from transformers import CLIPTokenizer, T5TokenizerFast  # noqa: PLC0415 - seconds to import
+    from transformers import CLIPTokenizer, T5TokenizerFast  # seconds to import
 
     return (
         _from_files(CLIPTokenizer, prepared.root / "tokenizer"),
@@ -71,7 +71,7 @@ def load_tokenizers(prepared: PreparedModel) -> tuple[PreTrainedTokenizerBase, P
 
 def load_scheduler(prepared: PreparedModel) -> FlowMatchEulerDiscreteScheduler:
     """A new scheduler; schedulers hold state, so no two samplings at once may share one."""
-    from diffusers import FlowMatchEulerDiscreteScheduler  # noqa: PLC0415 - seconds to import
+    from diffusers import FlowMatchEulerDiscreteScheduler  # seconds to import
 
     return _from_files(FlowMatchEulerDiscreteScheduler, prepared.root / "scheduler")
 
@@ -80,7 +80,7 @@ def load_pipeline(
     prepared: PreparedModel, device: Device = "cpu", transformer: nn.Module | None = None
 ) -> FluxPipeline:
     """A whole FluxPipeline on ``device``, around ``transformer`` if one is given."""
-    from diffusers import FluxPipeline  # noqa: PLC0415 - seconds to import
+    from diffusers import FluxPipeline  # seconds to import
 
     clip, t5 = load_text_encoders(prepared, device)
     tokenizer, tokenizer_2 = load_tokenizers(prepared)

@@ -39,7 +39,7 @@ def resolve(model: ModelArgs, cache: Path, progress: Progress) -> ResolvedSource
         return ResolvedSource(model.source, _file(model.source, rest))
     if separator and scheme == "hf":
         # Imported here: the hub's client is for those who use a hub.
-        from fluxsampler_serve.weights.hub import download  # noqa: PLC0415
+        from fluxsampler_serve.weights.hub import download
 
         repo, revision = parse_hf(model.source, model.revision)
         folder, commit = download(repo, revision, cache / "hub", model.token_env, progress)

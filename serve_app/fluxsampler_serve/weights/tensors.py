@@ -122,7 +122,7 @@ def write_stream(
 ) -> str:
     """Write ``tensors`` (contiguous, on CPU, in the order of ``planned``) to the new file ``path``,
     mode 0644, and flush it to disk. ``written`` hears the bytes of each. Returns the fingerprint."""
-    import torch  # noqa: PLC0415 - headers are read by processes that never import torch
+    import torch  # headers are read by processes that never import torch
 
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
