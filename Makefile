@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 LOCK := requirements.lock
 PORT ?= 8000
 CRD := crds/fluxsamplers.fluxsampler.io.yaml
-SOURCES := api/fluxsampler_api planner/fluxsampler_planner serve_app/fluxsampler_serve cli/fluxsampler_cli
+SOURCES := api/fluxsampler_api planner/fluxsampler_planner operator/fluxsampler_operator serve_app/fluxsampler_serve cli/fluxsampler_cli
 DEMO := build/demo/red-circle.png
 
 define say

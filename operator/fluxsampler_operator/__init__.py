@@ -1,0 +1,1 @@
+"""The Kubernetes operator: FluxSampler objects in, Ray services that draw pictures out."""

@@ -1,0 +1,51 @@
+"""Every exception of the operator, as one tree. Whether to try again is in the type.
+
+::
+
+    OperatorError
+    ├── Retryable                 the same call may succeed later
+    │   ├── ClusterUnavailable    the API server did not answer, or answered 429 or 5xx
+    │   └── Conflict              another writer was first
+    └── Permanent                 the same call fails again until a person or an object changes
+        ├── Forbidden             RBAC does not allow it
+        ├── Refused               the API server refuses the object: schema, admission, Pod Security, quota
+        └── KindMissing           the cluster does not know the kind, such as RayService without KubeRay
+"""
+
+from __future__ import annotations
+
+
+class OperatorError(Exception):
+    """Base of all errors of the operator."""
+
+
+class Retryable(OperatorError):
+    """The same call may succeed later; ``after_seconds`` is the server's own wish, if it has one."""
+
+    def __init__(self, message: str, *, after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.after_seconds = after_seconds
+
+
+class ClusterUnavailable(Retryable):
+    """The API server did not answer in time, or asked to come back."""
+
+
+class Conflict(Retryable):
+    """Another writer was first."""
+
+
+class Permanent(OperatorError):
+    """The same call fails again until something else changes."""
+
+
+class Forbidden(Permanent):
+    """RBAC does not allow the call; the message names verb, resource and namespace."""
+
+
+class Refused(Permanent):
+    """The API server refuses the object."""
+
+
+class KindMissing(Permanent):
+    """The cluster does not know the kind."""

@@ -1,0 +1,66 @@
+"""What the operator is told by its Deployment: environment variables, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from fluxsampler_operator.errors import Permanent
+
+PREFIX = "FLUXSAMPLER_OPERATOR_"
+
+
+def _own_version() -> str:
+    try:
+        return version("fluxsampler")
+    except PackageNotFoundError:
+        return "0.0.0"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of one operator; the chart sets each as ``FLUXSAMPLER_OPERATOR_<NAME>``.
+
+    ``serve_image`` runs in the Ray pods unless podTemplate names another. ``watch_namespaces`` empty
+    means all. ``probe_key`` signs the operator's own requests (see ``picture.py``). ``resync_seconds``
+    is the slow level-based round for each object, beside the events.
+    """
+
+    serve_image: str = "fluxsampler-serve:latest"
+    image_pull_policy: str = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    watch_namespaces: tuple[str, ...] = ()
+    probe_key: bytes = b""
+    resync_seconds: float = 300.0
+    version: str = "0.0.0"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+        """Read every variable. Raises Permanent naming the variable that cannot be read."""
+
+        def text(name: str, default: str) -> str:
+            return environment.get(PREFIX + name, "").strip() or default
+
+        def words(name: str) -> tuple[str, ...]:
+            return tuple(word.strip() for word in text(name, "").split(",") if word.strip())
+
+        policy = text("IMAGE_PULL_POLICY", cls.image_pull_policy)
+        if policy not in ("Always", "IfNotPresent", "Never"):
+            raise Permanent(f"{PREFIX}IMAGE_PULL_POLICY is {policy!r}; use Always, IfNotPresent or Never")
+        seconds = text("RESYNC_SECONDS", str(cls.resync_seconds))
+        try:
+            resync = float(seconds)
+        except ValueError:
+            resync = 0.0
+        if not resync >= 1:
+            raise Permanent(f"{PREFIX}RESYNC_SECONDS is {seconds!r}; use a number of at least 1")
+        return cls(
+            serve_image=text("SERVE_IMAGE", cls.serve_image),
+            image_pull_policy=policy,
+            image_pull_secrets=words("IMAGE_PULL_SECRETS"),
+            watch_namespaces=words("WATCH_NAMESPACES"),
+            probe_key=text("PROBE_KEY", "").encode(),
+            resync_seconds=resync,
+            version=_own_version(),
+        )
