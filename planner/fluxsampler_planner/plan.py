@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from fluxsampler_planner import report
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from fluxsampler_api.plan import PlanStatus, Rejection
     from fluxsampler_api.sampler import FluxSampler
     from fluxsampler_api.spec import FluxSamplerSpec
+
+# On CPU a fallback is one more process on the same cores: room for a second one, not for one per rank.
+SPARE_FALLBACKS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,7 @@ def plan(
     chosen = found.best
     fallback = _fallback(spec, inputs, chosen)
     cards = _cards(inputs, chosen, fallback)
-    host = _host(spec, inputs, chosen, fallback, cards)
+    host = _host(spec, inputs, chosen, fallback)
     return Plan(
         sampler.metadata.name,
         spec.model.source,
@@ -286,7 +290,6 @@ def _host(
     inputs: Inputs,
     chosen: Candidate,
     fallback: FallbackChoice,
-    cards: tuple[Card, ...],
 ) -> Host:
     model, node, form = inputs.model, inputs.node, inputs.form
     serving = spec.serving
@@ -300,25 +303,37 @@ def _host(
     if fallback.form is not None and (fallback.form.quantization == "fp8") != form.fp8:
         weights += transformer_size(model, replace(form, fp8=fallback.form.quantization == "fp8"))
     gangs = -(-chosen.replicas // node.nodes)
-    return host_memory(
-        cuda=inputs.cuda,
-        cards=node.cards,
-        ranks=gangs * chosen.split.ranks,
-        fallbacks=-(-fallback.most // node.nodes),
-        payload=payload,
-        weights=weights,
-        activations=0
-        if inputs.cuda
-        else sum(
-            part.size
-            for card in cards
-            for part in card.parts
-            if part.name.endswith(("activations", "values"))
-        ),
-        wanted_store=None if spec.object_store.memory == "Auto" else spec.object_store.memory.bytes,
-        node=node.host_memory,
-        shm_size=node.shm,
-    )
+    ranks, fallbacks = gangs * chosen.split.ranks, -(-fallback.most // node.nodes)
+    # A pod cannot grow while it runs. So it has the memory for every card as a rank and for the fallbacks that
+    # a later edit of `replicas` or `fallback` may ask for; where a node does not hold that, for what is asked now.
+    spare = node.cards if inputs.cuda else SPARE_FALLBACKS
+    roomy = node.cards, max(spare, ranks + fallbacks - node.cards)
+    sized = [
+        partial(
+            host_memory,
+            cuda=inputs.cuda,
+            cards=node.cards,
+            ranks=gang,
+            fallbacks=beside,
+            payload=payload,
+            weights=weights,
+            activations=0 if inputs.cuda else (gang + beside) * _activations(inputs),
+            wanted_store=None if spec.object_store.memory == "Auto" else spec.object_store.memory.bytes,
+            node=node.host_memory,
+            shm_size=node.shm,
+        )
+        for gang, beside in (roomy, (ranks, fallbacks))
+    ]
+    try:
+        return sized[0]()
+    except Infeasible:
+        return sized[1]()
+
+
+def _activations(inputs: Inputs) -> int:
+    """Bytes that one process on CPU holds besides weights, at most: those of a device that draws alone."""
+    parts = single_parts(inputs.model, inputs.form, inputs.picture, encoders=True)
+    return sum(part.size for part in parts if part.name.endswith(("activations", "values")))
 
 
 def largest_picture(made: Plan) -> int:

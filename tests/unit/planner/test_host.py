@@ -142,3 +142,29 @@ def test_payloads_leave_the_store_of_the_examples_at_eight_gib_a_card(file: str,
 
 def test_payloads_of_the_built_in_model_are_small() -> None:
     assert plan(tiny({"objectStore.memory": "80Mi"})).host.store == 80 * MIB
+
+
+FOUR = {"parallelism.gpusPerReplica": 2}
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_what_changes_in_place_does_not_resize_the_pod(kind: str) -> None:
+    def sized(**changes: Any) -> Host:
+        named = {path.replace("__", "."): value for path, value in changes.items()}
+        return plan(tiny(FOUR | named, ranks=4) if kind == "cpu" else sampler(named)).host
+
+    once = sized()
+    assert sized(replicas=0).limit == once.limit
+    assert sized(fallback__minReplicas=2).limit == once.limit
+    assert sized(fallback__maxReplicas=3).limit == once.limit
+    assert sized(serving__maxOngoingRequests=8, serving__requestTimeoutSeconds=60).limit == once.limit
+    if kind == "cpu":
+        assert sized(replicas=2).limit == once.limit
+        assert sized(fallback__enabled=False).limit == once.limit
+
+
+def test_a_node_without_that_room_is_counted_for_what_is_asked_now() -> None:
+    roomy = plan(tiny(FOUR, ranks=4)).host
+    small = plan(tiny(FOUR | {"hardware.memory": str(roomy.limit - 1)}, ranks=4)).host
+    assert small.limit < roomy.limit
+    proven(small)
