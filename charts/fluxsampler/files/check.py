@@ -1,0 +1,58 @@
+"""What `helm test` runs in the operator's image: is the operator up, and does the API server know and check FluxSamplers?"""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+SECONDS = 20
+
+
+def dry_run(replicas: int) -> tuple[int, str]:
+    """Status and message of the API server's answer to a FluxSampler that is checked and not stored."""
+    sampler = {
+        "apiVersion": "fluxsampler.io/v1alpha1",
+        "kind": "FluxSampler",
+        "metadata": {"generateName": "helm-test-"},
+        "spec": {"model": {"source": "builtin://tiny-shapes"}, "replicas": replicas},
+    }
+    request = urllib.request.Request(  # noqa: S310  (the scheme is written here)
+        f"https://kubernetes.default.svc/apis/fluxsampler.io/v1alpha1/namespaces/{os.environ['NAMESPACE']}/fluxsamplers?dryRun=All",
+        data=json.dumps(sampler).encode(),
+        headers={
+            "Authorization": f"Bearer {(ACCOUNT / 'token').read_text()}",
+            "Content-Type": "application/json",
+        },
+    )
+    trust = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
+    try:
+        with urllib.request.urlopen(request, timeout=SECONDS, context=trust) as answer:  # noqa: S310
+            return answer.status, "accepted"
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error).get("message", "")
+
+
+def main() -> int:
+    """Say what was looked at, one line each; 1 where something is not as it should be."""
+    with urllib.request.urlopen(os.environ["OPERATOR_URL"], timeout=SECONDS) as answer:  # noqa: S310
+        healthy = answer.status == 200
+    good, good_message = dry_run(replicas=1)
+    bad, bad_message = dry_run(replicas=-1)
+    checks = {
+        f"the operator is healthy: {healthy}": healthy,
+        f"a valid FluxSampler: {good} {good_message}": good == 201,
+        f"replicas: -1: {bad} {bad_message}": bad == 422 and "spec.replicas" in bad_message,
+    }
+    for line, holds in checks.items():
+        sys.stdout.write(f"{'ok    ' if holds else 'FAILED'} {line}\n")
+    return 0 if all(checks.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
