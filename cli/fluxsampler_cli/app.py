@@ -103,6 +103,15 @@ SelectOption = Annotated[
     typer.Option("--select", metavar="NAME", help="Which FluxSampler of a file that holds several."),
 ]
 
+NamespaceOption = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", help="Namespace on a cluster.", show_default="the context's"),
+]
+ContextOption = Annotated[str | None, typer.Option(help="Context of the kubeconfig.", show_default="current")]
+KubeconfigOption = Annotated[
+    Path | None, typer.Option(help="Kubeconfig file.", show_default="as kubectl finds it")
+]
+
 
 def _print_version(wanted: bool) -> None:
     if wanted:
@@ -193,14 +202,22 @@ def down(
 @app.command(rich_help_panel="Run")
 def status(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Which service; all when left out.")
+        str | None, typer.Argument(metavar="NAME", help="Which service; all of this machine when left out.")
     ] = None,
     form: Annotated[Format, typer.Option("--output", "-o", help="Format of the answer.")] = Format.TABLE,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
 ) -> None:
-    """Show what is up on this machine: starting, running, failed or dead."""
-    from fluxsampler_cli import status as command
+    """Show what is up on this machine, or one FluxSampler of a cluster.
 
-    command.status(name, form.value)
+    A NAME that is not up on this machine, or any of --namespace, --context and --kubeconfig, asks the
+    cluster by kubectl: plan, conditions, pods and last events in one view.
+    """
+    from fluxsampler_cli import status as command
+    from fluxsampler_cli.kubectl import Kubectl
+
+    command.status(name, form.value, Kubectl(namespace, context, kubeconfig))
 
 
 @app.command(rich_help_panel="Use")
@@ -226,6 +243,19 @@ def generate(
             envvar="FLUXSAMPLER_URL", help="Service to ask.", show_default="the one up on this machine"
         ),
     ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            "--sampler",
+            metavar="NAME",
+            help="FluxSampler of a cluster to ask, by a port forward and with its own token.",
+        ),
+    ] = None,
+    namespace: Annotated[
+        str | None, typer.Option(help="Namespace of --sampler.", show_default="the context's")
+    ] = None,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels, such as 1024x768.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     seed: Annotated[
@@ -255,6 +285,7 @@ def generate(
     Prints where the picture is, which engine drew it, its seed and its time.
     """
     from fluxsampler_cli import generate as command
+    from fluxsampler_cli.kubectl import Kubectl
 
     command.generate(
         command.Wish(
@@ -271,8 +302,7 @@ def generate(
         command.Target(
             file=file, form=form.value if form else None, previews=previews, json_answer=json_answer
         ),
-        url=url,
-        token=token,
+        command.Service(url, token, sampler, Kubectl(namespace, context, kubeconfig)),
     )
 
 

@@ -7,16 +7,22 @@ import os
 import re
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from fluxsampler_cli import client, output
 from fluxsampler_cli.errors import InputError, NotRunning
+from fluxsampler_cli.kubectl import Kubectl
 from fluxsampler_cli.signals import stopping_on_signals
 from fluxsampler_cli.state import StateFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SUFFIXES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 _SUFFIX_OF = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -70,6 +76,46 @@ class Target:
     json_answer: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Whom to ask: a URL, a FluxSampler of a cluster, or (neither) what is up on this machine."""
+
+    url: str | None = None
+    token: str | None = None
+    sampler: str | None = None
+    kubectl: Kubectl = field(default_factory=Kubectl)
+
+    @contextmanager
+    def open(self) -> Iterator[client.Client]:
+        """A connection, for a FluxSampler through a port forward and with the token its spec names.
+
+        Raises :class:`InputError` for options that contradict each other, :class:`NotRunning` when nobody is there.
+        """
+        if self.sampler is None:
+            if self.kubectl.chosen:
+                raise InputError("--namespace, --context and --kubeconfig need --sampler NAME")
+            with client.Client(self.url or local_url(), self.token) as service:
+                yield service
+            return
+        found = self.kubectl.sampler(self.sampler)
+        kubectl = replace(self.kubectl, namespace=found["metadata"]["namespace"])
+        address = (found.get("status") or {}).get("url")
+        if not address:
+            raise NotRunning(
+                f"{self.sampler} has no URL yet; see `fluxsampler status {self.sampler} -n {kubectl.namespace}`"
+            )
+        parts = urlsplit(address)
+        token, reference = self.token, found["spec"].get("serving", {}).get("authSecretRef")
+        if token is None and reference:
+            token = kubectl.secret(reference["name"], reference.get("key", "token"))
+        name = str(parts.hostname).split(".", 1)[0]
+        with (
+            kubectl.forwarded(f"service/{name}", parts.port or 80) as url,
+            client.Client(url, token) as service,
+        ):
+            yield service
+
+
 @dataclass(slots=True)
 class _Run:
     """One request under way."""
@@ -84,7 +130,7 @@ class _Run:
     previews: list[Path] = field(default_factory=list)
 
 
-def generate(wish: Wish, target: Target, *, url: str | None, token: str | None) -> None:
+def generate(wish: Wish, target: Target, asked: Service) -> None:
     """Draw, write the files, and say what was drawn.
 
     Raises a :class:`~fluxsampler_cli.errors.CliError` for every way it can fail.
@@ -96,7 +142,7 @@ def generate(wish: Wish, target: Target, *, url: str | None, token: str | None) 
     if target.previews is not None:
         body["partial_images"] = _PREVIEWS
     paths = _paths(wish, target, form)
-    with stopping_on_signals(), client.Client(url or local_url(), token) as service, _bar() as bar:
+    with stopping_on_signals(), asked.open() as service, _bar() as bar:
         run = _Run(wish.number, target, bar, paths)
         for event in service.draw(body):
             _take(run, event)
@@ -124,9 +170,7 @@ def local_url() -> str:
 def _with_prompt(wish: Wish) -> Wish:
     if wish.prompt != "-":
         return wish
-    import dataclasses  # only here
-
-    return dataclasses.replace(wish, prompt=sys.stdin.read().strip())
+    return replace(wish, prompt=sys.stdin.read().strip())
 
 
 def _form(target: Target) -> str:

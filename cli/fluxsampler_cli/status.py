@@ -9,20 +9,30 @@ import yaml
 from rich.table import Table
 
 from fluxsampler_cli import output, processes
-from fluxsampler_cli.errors import NotRunning
+from fluxsampler_cli.cluster_status import cluster_status
+from fluxsampler_cli.errors import InputError, LocalError, NotRunning
+from fluxsampler_cli.kubectl import Kubectl
 from fluxsampler_cli.state import InstanceState, StateFolder
 
 _PROBE_SECONDS = 5.0
 
 
-def status(name: str | None, form: str) -> None:
-    """Print the state of ``name`` or of all. Raises :class:`NotRunning` when ``name`` is not known."""
+def status(name: str | None, form: str, kubectl: Kubectl) -> None:
+    """Print the state of ``name`` or of all on this machine; what is not up here is looked for on the cluster.
+
+    Raises :class:`NotRunning` when ``name`` is known to neither.
+    """
     folder = StateFolder()
     states = folder.all()
+    if name is None and kubectl.chosen:
+        raise InputError(
+            "--namespace, --context and --kubeconfig need a NAME; `kubectl get fluxsamplers` lists them"
+        )
     if name is not None:
-        states = [state for state in states if state.name == name]
+        states = [state for state in states if state.name == name and not kubectl.chosen]
         if not states:
-            raise NotRunning(f"{name} is not up; start it with `fluxsampler up FILE --name {name}`")
+            _on_cluster(kubectl, name, form)
+            return
     answers = [describe(state) for state in states]
     match form:
         case "json":
@@ -38,6 +48,17 @@ def status(name: str | None, form: str) -> None:
             for state, answer in zip(states, answers, strict=True):
                 if hint := _hint(state, answer):
                     output.say(hint)
+
+
+def _on_cluster(kubectl: Kubectl, name: str, form: str) -> None:
+    try:
+        cluster_status(kubectl, name, form)
+    except (NotRunning, LocalError) as error:
+        if kubectl.chosen:
+            raise
+        raise NotRunning(
+            f"{name} is not up on this machine (start it with `fluxsampler up FILE --name {name}`), nor on a cluster: {error}"
+        ) from error
 
 
 def describe(state: InstanceState) -> dict[str, Any]:

@@ -231,7 +231,7 @@ def test_status_of_a_running_and_a_starting_one(up: Callable[..., Up], run: Run)
     running.end(signal.SIGINT)
     gone = run("status", "tiny")
     assert gone.exit_code == 4
-    assert "tiny is not up; start it with" in gone.stderr
+    assert "tiny is not up on this machine (start it with" in gone.stderr
 
 
 def test_an_open_address_without_a_token_is_warned_of(up: Callable[..., Up]) -> None:
