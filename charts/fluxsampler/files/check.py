@@ -22,7 +22,7 @@ def dry_run(replicas: int) -> tuple[int, str]:
         "metadata": {"generateName": "helm-test-"},
         "spec": {"model": {"source": "builtin://tiny-shapes"}, "replicas": replicas},
     }
-    request = urllib.request.Request(  # noqa: S310  (the scheme is written here)
+    request = urllib.request.Request(
         f"https://kubernetes.default.svc/apis/fluxsampler.io/v1alpha1/namespaces/{os.environ['NAMESPACE']}/fluxsamplers?dryRun=All",
         data=json.dumps(sampler).encode(),
         headers={
