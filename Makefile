@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 LOCK := requirements.lock
 PORT ?= 8000
 CRD := crds/fluxsamplers.fluxsampler.io.yaml
+CHART_CRD := charts/fluxsampler/files/fluxsamplers.fluxsampler.io.yaml
+REFERENCE := docs/user/reference.md
 SOURCES := api/fluxsampler_api planner/fluxsampler_planner operator/fluxsampler_operator serve_app/fluxsampler_serve cli/fluxsampler_cli
 DEMO := build/demo/red-circle.png
 
@@ -75,11 +77,14 @@ lint: $(VENV)/.dev ## Check style, types, layers and generated files
 	$(call say,import-linter)
 	@$(BIN)/lint-imports
 	$(call say,generated files)
-	@$(BIN)/python -m fluxsampler_api.crd | diff -u $(CRD) - || { echo "$(CRD) is not what the models say; run make crds"; exit 1; }
+	@for copy in $(CRD) $(CHART_CRD); do $(BIN)/python -m fluxsampler_api.crd | diff -u $$copy - || { echo "$$copy is not what the models say; run make crds"; exit 1; }; done
+	@$(BIN)/python -m fluxsampler_api.reference | diff -u $(REFERENCE) - || { echo "$(REFERENCE) is not what the models say; run make crds"; exit 1; }
 
 .PHONY: crds
-crds: $(VENV)/.run ## Generate crds/ from the models
+crds: $(VENV)/.run ## Generate crds/, its copy in the chart and the reference page from the models
 	@$(BIN)/python -m fluxsampler_api.crd $(CRD)
+	@cp $(CRD) $(CHART_CRD)
+	@$(BIN)/python -m fluxsampler_api.reference $(REFERENCE)
 
 .PHONY: lock
 lock: $(VENV)/.dev ## Write requirements.lock from what is installed
