@@ -77,14 +77,24 @@ def _section(path: str, node: Schema) -> Iterator[str]:
         text = child.get("description") or child.get("items", {}).get("description") or ""
         yield f"| `{name}` | {_type(child)} | {default} | {_cell(text)} |"
     yield ""
-    rules = node.get("x-kubernetes-validations", ())
+    rules = list(_rules(node))
     if rules:
-        yield "Rules:"
-        yield ""
-        for rule in rules:
-            field = rule.get("fieldPath", "").lstrip(".")
-            yield f"- {f'`{field}`: ' if field else ''}{rule['message']}"
-        yield ""
+        yield from ("Rules:", "", *rules, "")
+
+
+def _rules(node: Schema) -> Iterator[str]:
+    """The rules of an object, and those of its plain fields."""
+    found = [
+        (rule.get("fieldPath", "").lstrip("."), rule) for rule in node.get("x-kubernetes-validations", ())
+    ]
+    found += [
+        (name, rule)
+        for name, child in node["properties"].items()
+        if "properties" not in child
+        for rule in child.get("x-kubernetes-validations", ())
+    ]
+    for field, rule in found:
+        yield f"- {f'`{field}`: ' if field else ''}{rule['message']}"
 
 
 def _default(child: Schema) -> str:
