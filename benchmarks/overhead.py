@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fluxsampler_api.app_args import AppArgs
+    from fluxsampler_api.app_args import AppArgs, StartArgs
     from fluxsampler_serve.engines.protocol import (
         Cancel,
         Engine,
@@ -151,7 +151,7 @@ def _served(mode: Mode) -> Iterator[str]:
 class ReadyFactory:
     """Builds engines that take no time."""
 
-    def __call__(self, args: AppArgs, name: EngineName) -> Engine:  # noqa: ARG002 (the face of a factory)
+    def __call__(self, args: StartArgs, name: EngineName) -> Engine:  # noqa: ARG002 (the face of a factory)
         from fluxsampler_serve.engines.fake import FakeEngine
 
         class ReadyEngine(FakeEngine):
@@ -201,7 +201,8 @@ def _serve_with_ray(mode: Mode) -> None:
     with LocalRay.start("o", 80 << 20, environment=DEFAULT_PROXY if mode == "default_proxy" else {}) as local:
         from ray import serve
 
-        from fluxsampler_serve.app import SERVE_LOGS, compose
+        from fluxsampler_api.serve_config import SERVE_LOGS
+        from fluxsampler_serve.app import compose
 
         class Second:
             def __init__(self) -> None:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
+from fluxsampler_api.serve_config import APPLICATION, RAY_ENVIRONMENT, SERVE_LOGS
 from fluxsampler_cli import loopback, processes
 from fluxsampler_cli.errors import LocalError
 from fluxsampler_cli.ports import PortReservation, check_port
@@ -43,8 +44,6 @@ _LONGEST_FOLDER = 31
 # Ray refuses a smaller object store (ray._private.ray_constants.OBJECT_STORE_MINIMUM_MEMORY_BYTES).
 SMALLEST_OBJECT_STORE = 75 << 20
 _REPLICA_PORTS = 64
-_APPLICATION = "fluxsampler"
-_PATIENCE_SECONDS = 300
 _RAY_ATTEMPTS = 3
 
 _log = structlog.get_logger(__name__)
@@ -63,29 +62,18 @@ def instance_folder(instance: str) -> Path:
 
 
 def serve_environment(instance: str, folder: Path, reservation: PortReservation) -> dict[str, str]:
-    """Environment of every process of ``instance``; Ray and Serve read it when they are imported.
-
-    HAProxy mode with Serve's throughput settings, because a request through the default Python
-    proxy costs 10-14 ms and through HAProxy 0.5-2 ms (docs/dev/serving.md).
-    """
+    """Environment of every process of ``instance``: as in a cluster's pods, with ports and folders of its own."""
     metrics, statistics, fallback_http, fallback_grpc = reservation.take(4)
     # Replicas bind without SO_REUSEADDR, so their ports cannot be held; Serve tries the next one
     # of the range when one is taken. The range is away from the reservations.
     first_http = randrange(10000, 20000 - 2 * _REPLICA_PORTS)  # noqa: S311 - spreads neighbours, no secret
     haproxy = folder / "h"
-    return processes.marker_environment(instance) | {
+    own = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         # Ray's switch for "this machine only": node address and all of its servers on loopback.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         loopback.HOOK_VARIABLE: loopback.HOOK,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_DEDUP_LOGS": "0",
-        "RAY_COLOR_PREFIX": "0",
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        # Throughput mode would keep what replicas say in files that vanish with the instance.
-        "RAY_SERVE_LOG_TO_STDERR": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "a.sock"),
@@ -100,15 +88,10 @@ def serve_environment(instance: str, folder: Path, reservation: PortReservation)
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first_http + _REPLICA_PORTS),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first_http + _REPLICA_PORTS),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first_http + 2 * _REPLICA_PORTS),
-        # Patience: on a busy machine Serve would kill its proxy again and again before it has started.
-        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": str(_PATIENCE_SECONDS),
-        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
-        "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": str(_PATIENCE_SECONDS),
-        "RAY_worker_register_timeout_seconds": str(_PATIENCE_SECONDS),
-        "RAY_agent_register_timeout_ms": str(1000 * _PATIENCE_SECONDS),
         # What any process of the instance puts aside vanishes with the instance.
         "TMPDIR": str(folder),
     }
+    return processes.marker_environment(instance) | RAY_ENVIRONMENT | own
 
 
 @dataclass(slots=True)
@@ -180,7 +163,7 @@ class LocalRay:
         """
         from ray.serve import api as serve_api  # reads its environment at import
 
-        serve_api._run(app, name=_APPLICATION, route_prefix="/", logging_config=_logging(), _blocking=wait)
+        serve_api._run(app, name=APPLICATION, route_prefix="/", logging_config=_logging(), _blocking=wait)
 
     def stop(self) -> None:
         """End every process and remove every file; idempotent."""
@@ -305,7 +288,7 @@ def _logging() -> LoggingConfig:
     """Serve's own logs: warnings, and no line per call (the app logs each request itself)."""
     from ray.serve.schema import LoggingConfig
 
-    return LoggingConfig(enable_access_log=False, log_level="WARNING")
+    return LoggingConfig.model_validate(SERVE_LOGS)
 
 
 class _environment:  # noqa: N801 - used like contextlib.redirect_stdout

@@ -10,10 +10,12 @@ from fluxsampler_api.app_args import (
     Layout,
     ModelArgs,
     ParallelArgs,
+    Placement,
     RequestDefaults,
     ServingArgs,
     SizeLimits,
 )
+from fluxsampler_api.mounts import CACHE_FOLDER, mounted_source
 from fluxsampler_planner.plan import Plan, dtype_of, largest_picture
 
 if TYPE_CHECKING:
@@ -25,16 +27,23 @@ SHARED_RANK = 0.6
 SHARED_FALLBACK = 0.4
 
 
-def app_args(sampler: FluxSampler, plan: Plan) -> AppArgs:
+def app_args(
+    sampler: FluxSampler, plan: Plan, *, on_cluster: bool = False, probe_token_sha256: str | None = None
+) -> AppArgs:
     """The Serve app's arguments for ``sampler`` as planned.
 
     A layout of one rank needs no gang: the single-device engine draws, as many replicas as the plan has.
+
+    ``on_cluster``: in pods, where volumes have their own places (:mod:`fluxsampler_api.mounts`), and where
+    an engine that has no replica now is kept in mind, so that it can be given some in place.
+    ``probe_token_sha256`` is the hash of the operator's own API token; it counts only with an `authSecretRef`.
     """
     spec, model = sampler.spec, plan.model
     cuda = plan.node.device == "cuda"
     most_text = spec.model.max_text_tokens or model.max_text_tokens
     pixels = largest_picture(plan)
     work = plan.inputs.work
+    secured = spec.serving.auth_secret_ref is not None
     # The model's own good defaults, unless the plan was made for something smaller than they need.
     own = model.default_width * model.default_height <= pixels
     return AppArgs(
@@ -42,12 +51,12 @@ def app_args(sampler: FluxSampler, plan: Plan) -> AppArgs:
         device=spec.hardware.device,
         model=ModelArgs(
             name=model.name,
-            source=spec.model.source,
+            source=mounted_source(spec.model.source) if on_cluster else spec.model.source,
             revision=spec.model.revision,
             dtype=dtype_of(spec),
             quantization=spec.model.quantization,
             max_text_tokens=most_text,
-            cache_dir=spec.model.cache.host_path,
+            cache_dir=CACHE_FOLDER if on_cluster else spec.model.cache.host_path,
         ),
         defaults=RequestDefaults(
             width=model.default_width if own else work.width,
@@ -62,21 +71,23 @@ def app_args(sampler: FluxSampler, plan: Plan) -> AppArgs:
             max_side=model.max_side,
             max_pixels=pixels,
         ),
-        parallel=_parallel(sampler, plan, cuda=cuda),
-        fallback=_fallback(plan, cuda=cuda),
+        parallel=_parallel(sampler, plan, cuda=cuda, dormant=on_cluster),
+        fallback=_fallback(plan, cuda=cuda, dormant=on_cluster),
         serving=ServingArgs(
             max_ongoing_requests=spec.serving.max_ongoing_requests,
             max_queued_requests=spec.serving.max_queued_requests,
             request_timeout_seconds=spec.serving.request_timeout_seconds,
-            auth_token_env=AUTH_TOKEN_ENV if spec.serving.auth_secret_ref is not None else None,
+            auth_token_env=AUTH_TOKEN_ENV if secured else None,
+            probe_token_sha256=probe_token_sha256 if secured else None,
         ),
+        placement=Placement() if on_cluster and not cuda else None,
         plan=plan.status(),
     )
 
 
-def _parallel(sampler: FluxSampler, plan: Plan, *, cuda: bool) -> ParallelArgs | None:
+def _parallel(sampler: FluxSampler, plan: Plan, *, cuda: bool, dormant: bool) -> ParallelArgs | None:
     chosen, split, scaling = plan.chosen, plan.split, sampler.spec.autoscaling
-    if split.ranks == 1 or chosen.replicas == 0:
+    if split.ranks == 1 or (chosen.replicas == 0 and not dormant):
         return None
     # Ray may put a fallback on any card that has the share left, so only ranks with the room leave one.
     shared = chosen.rooms if plan.fallback.placement == "CoResident" else ()
@@ -98,16 +109,20 @@ def _parallel(sampler: FluxSampler, plan: Plan, *, cuda: bool) -> ParallelArgs |
     )
 
 
-def _fallback(plan: Plan, *, cuda: bool) -> FallbackArgs | None:
+def _fallback(plan: Plan, *, cuda: bool, dormant: bool) -> FallbackArgs | None:
     fallback, alone = plan.fallback, plan.split.ranks == 1
     own = plan.chosen.replicas if alone else 0
     if fallback.placement == "None":
-        if not alone:
+        if not alone and not dormant:
             return None
+        replicas = max(1, own) if alone else 0
         return FallbackArgs(
-            placement="Reserved", min_replicas=max(1, own), max_replicas=max(1, own), quantization="fp8" if plan.inputs.form.fp8 else "none",
+            placement="Reserved",
+            min_replicas=replicas,
+            max_replicas=replicas,
+            quantization="fp8" if plan.inputs.form.fp8 else "none",
             gpus_per_replica=1.0 if cuda else 0.0,
-        )  # fmt: skip
+        )
     assert fallback.form is not None, "only placement None has no form"  # noqa: S101  (for the type checker)
     shared = fallback.placement == "CoResident" and not alone
     return FallbackArgs(

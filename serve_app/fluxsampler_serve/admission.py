@@ -84,7 +84,18 @@ class Admission:
         self._hand_on()
         self._changed()
 
+    def resize(self, running: int, queued: int) -> None:
+        """Other limits from now on. Who has a place or waits for one keeps it; new places go to those in line."""
+        self._limit, self._queue_limit = running, queued
+        while self._running < self._limit and self._waiting:
+            self._running += 1
+            self._hand_on()
+        self._changed()
+
     def _hand_on(self) -> None:
+        if self._running > self._limit:
+            self._running -= 1
+            return
         while self._waiting:
             place = self._waiting.popleft()
             if not place.done():

@@ -56,7 +56,7 @@ class HandleClient:
         self._stream = pickled.options(method_name="stream", stream=True)
         self._ask = pickled.options(method_name="status")
         self._on_demand = on_demand
-        self._silence = silence_seconds
+        self.silence_seconds = silence_seconds
         self._asked_at: float | None = None
         self._status = (
             SamplerStatus(False, ON_DEMAND, "started when it is needed")
@@ -68,7 +68,7 @@ class HandleClient:
         """The last answer, unless the one asked for is overdue: a sampler that is stuck does not answer."""
         if self._asked_at is not None and self._status.ready:
             waited = asyncio.get_running_loop().time() - self._asked_at
-            if waited > self._silence:
+            if waited > self.silence_seconds:
                 return replace(
                     self._status, ready=False, reason="NoAnswer", message=f"silent for {waited:.0f} s"
                 )

@@ -20,7 +20,7 @@ from fluxsampler_serve.picture import facts_of
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from fluxsampler_api.app_args import AppArgs
+    from fluxsampler_api.app_args import StartArgs
     from fluxsampler_serve.engines.build import EngineFactory
     from fluxsampler_serve.engines.protocol import EngineName
 
@@ -30,7 +30,7 @@ class Sampler:
 
     name: EngineName
 
-    async def __init__(self, args: AppArgs, engines: EngineFactory) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(self, args: StartArgs, engines: EngineFactory) -> None:  # type: ignore[misc]  # Serve awaits it
         logs.configure()
         if self.name == "parallel" and args.parallel is not None:
             await cards.make_visible(args.parallel.gpu_shares)

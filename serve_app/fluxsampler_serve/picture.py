@@ -7,31 +7,39 @@ so the same request gives the same file.
 from __future__ import annotations
 
 import json
+import struct
 import zlib
 from importlib.metadata import version
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
     import numpy.typing as npt
 
-    from fluxsampler_api.app_args import AppArgs
+    from fluxsampler_api.app_args import StartArgs
     from fluxsampler_serve.drawing import PictureFormat
     from fluxsampler_serve.engines.protocol import EngineName, SampleRequest
 
 MEDIA_TYPES: Mapping[PictureFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 PNG_COMPRESSION = 1
-"""zlib's fastest level, with its run-length strategy: rows that PNG has filtered hold no longer repeats.
+"""zlib's fastest level, with its run-length strategy: rows that PNG has filtered hold no longer repeats."""
 
-A grainy 1024² takes 74 ms instead of 95 ms with the default strategy, and 12 % fewer bytes.
+PNG_UP = 2
+"""The filter of every row: each byte less the one above it.
+
+Pillow tries all five filters on each row. On a grainy 1024² that is 2.03 MB in 72 ms, against the same
+2.03 MB in 19 ms; on a 64² 50 to 110 µs against 20. Pictures with many flat areas grow, by up to a fifth.
 """
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_RGB8 = struct.pack(">BBBBB", 8, 2, 0, 0, 0)
+"""IHDR's end: 8 bits, RGB, and the only methods there are of compression, filtering and interlacing."""
 
 _USER_COMMENT = 0x9286
 _SOFTWARE = 0x0131
@@ -39,12 +47,12 @@ _EXIF_SUB_IFD = 0x8769
 _UNICODE = b"UNICODE\0"
 
 
-def facts_of(args: AppArgs, engine: EngineName) -> dict[str, str]:
+def facts_of(args: StartArgs, engine: EngineName) -> dict[str, str]:
     """What is the same for every picture of one engine: version, model, plan."""
     quantization = args.model.quantization
     if engine == "fallback" and args.fallback is not None:
         quantization = args.fallback.quantization
-    layout = args.plan.layout.summary if engine == "parallel" else "single"
+    layout = args.parallel.layout if engine == "parallel" and args.parallel is not None else "single"
     facts = {
         "software": f"FluxSampler {version('fluxsampler')}",
         "model": args.model.name,
@@ -80,14 +88,10 @@ def encode(
 
     PNG carries ``fields`` as one iTXt chunk each; JPEG and WebP carry them as JSON in EXIF's UserComment.
     """
+    if kind == "png":
+        return _png(pixels, fields)
     image = Image.fromarray(pixels)
     out = BytesIO()
-    if kind == "png":
-        text = PngInfo()
-        for name, value in fields.items():
-            text.add_itxt(name, value)
-        image.save(out, "PNG", compress_level=PNG_COMPRESSION, compress_type=zlib.Z_RLE, pnginfo=text)
-        return out.getvalue()
     exif = Image.Exif()
     if fields:
         exif[_SOFTWARE] = fields.get("software", "")
@@ -97,6 +101,35 @@ def encode(
     else:
         image.save(out, "WEBP", quality=quality, lossless=quality == 100, method=2, exif=exif)
     return out.getvalue()
+
+
+def _png(pixels: npt.NDArray[np.uint8], fields: Mapping[str, str]) -> bytes:
+    """The file, as W3C's PNG specification has it; ``fields``' names are Latin-1 of 1 to 79 characters."""
+    height, width, channels = pixels.shape
+    lines = pixels.reshape(height, width * channels)
+    filtered = np.empty((height, 1 + width * channels), np.uint8)
+    filtered[:, 0] = PNG_UP
+    filtered[0, 1:] = lines[0]
+    np.subtract(lines[1:], lines[:-1], out=filtered[1:, 1:])  # modulo 256, as the filter wants it
+    deflate = zlib.compressobj(PNG_COMPRESSION, strategy=zlib.Z_RLE)
+    return b"".join(
+        (
+            _PNG_SIGNATURE,
+            *_chunk(b"IHDR", struct.pack(">II", width, height) + _PNG_RGB8),
+            # Neither compressed nor in a named language: flags, language and translated name are empty.
+            *(
+                part
+                for name, value in fields.items()
+                for part in _chunk(b"iTXt", b"%b\0\0\0\0\0%b" % (name.encode("latin-1"), value.encode()))
+            ),
+            *_chunk(b"IDAT", deflate.compress(filtered) + deflate.flush()),
+            *_chunk(b"IEND", b""),
+        )
+    )
+
+
+def _chunk(kind: bytes, data: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    return struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 
 
 def read_metadata(data: bytes) -> dict[str, str]:

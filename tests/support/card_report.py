@@ -22,7 +22,7 @@ from fluxsampler_cli.local_ray import LocalRay
 from fluxsampler_planner import app_args, plan
 
 if TYPE_CHECKING:
-    from fluxsampler_api.app_args import AppArgs
+    from fluxsampler_api.app_args import StartArgs
     from fluxsampler_serve.engines.protocol import Engine, EngineName
 
 
@@ -32,7 +32,7 @@ class Reporting:
 
     folder: str
 
-    def __call__(self, args: AppArgs, name: EngineName) -> Engine:
+    def __call__(self, args: StartArgs, name: EngineName) -> Engine:
         from fluxsampler_serve.engines.fake import FakeEngine, FakeScript
 
         line = f"{name} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}\n"

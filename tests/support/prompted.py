@@ -17,7 +17,7 @@ from fluxsampler_serve.engines.protocol import Progress
 from fluxsampler_serve.errors import Cancelled
 
 if TYPE_CHECKING:
-    from fluxsampler_api.app_args import AppArgs
+    from fluxsampler_api.app_args import StartArgs
     from fluxsampler_serve.engines.protocol import (
         Cancel,
         Engine,
@@ -54,5 +54,5 @@ class PromptedFactory:
 
     script: FakeScript = FakeScript()  # noqa: RUF009 (frozen)
 
-    def __call__(self, args: AppArgs, name: EngineName) -> Engine:
+    def __call__(self, args: StartArgs, name: EngineName) -> Engine:
         return PromptedEngine(name, self.script)

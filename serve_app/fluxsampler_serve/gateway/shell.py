@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hmac
 import uuid
+from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import structlog
@@ -27,17 +29,45 @@ GUARDED = "/v1/"
 """Paths below this want the token; probes, the page and the OpenAPI document do not."""
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may ask. ``token`` None: everybody.
+
+    ``probe_sha256`` is the hash, in hex, of a second token that the operator asks with: it knows the
+    token's owner by it without having to read anybody's secret.
+    """
+
+    token: str | None
+    probe_sha256: str | None = None
+
+    def admits(self, given: bytes | None) -> bool:
+        """Whether an `Authorization` header lets its request in.
+
+        In constant time, so that no prefix of a token can be found by it. A scheme's case is free (RFC 9110, 11.1).
+        """
+        if self.token is None:
+            return True
+        scheme, _, token = (given or b"").partition(b" ")
+        if scheme.lower() != b"bearer":
+            return False
+        token = token.strip(b" ")
+        own = hmac.compare_digest(token, self.token.encode())
+        if self.probe_sha256 is None:
+            return own
+        return hmac.compare_digest(sha256(token).hexdigest(), self.probe_sha256) or own
+
+
 class Shell:
     """Wraps the FastAPI application.
 
     Serve puts ``x-request-id`` on every request and response that pass it, so here it is read and,
-    with ``answer_id`` false, not set again. ``token`` None leaves the API open. ``metrics`` hear of
-    each request that was turned away, and of each exception that no handler took.
+    with ``answer_id`` false, not set again. ``metrics`` hear of each request that was turned away, and
+    of each exception that no handler took.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None, *, answer_id: bool, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, access: Access, *, answer_id: bool, metrics: Metrics) -> None:
         self._app = app
-        self._token = None if token is None else token.encode()
+        self._access = access
         self._answer_id = answer_id
         self._metrics = metrics
 
@@ -69,7 +99,7 @@ class Shell:
                 finished = not message.get("more_body", False)
             await send(message)
 
-        if self._token is not None and _path(scope).startswith(GUARDED) and not self._knows(token):
+        if not self._access.admits(token) and _path(scope).startswith(GUARDED):
             error = _unauthorized(token)
             self._metrics.answered("none", "none", error.status, 0.0)
             log.info(
@@ -92,14 +122,6 @@ class Shell:
                 await send_error(internal_error(), answer)
             elif not finished:  # Starlette answers, and raises all the same
                 raise
-
-    def _knows(self, given: bytes | None) -> bool:
-        """Constant-time, so that no prefix of the token can be found by its timing. A scheme's case is free
-        (RFC 9110, 11.1)."""
-        scheme, _, token = (given or b"").partition(b" ")
-        if self._token is None or scheme.lower() != b"bearer":
-            return False
-        return hmac.compare_digest(token.strip(b" "), self._token)
 
 
 async def send_error(error: ApiError, send: Send) -> None:
