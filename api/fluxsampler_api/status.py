@@ -15,34 +15,40 @@ ConditionType = Literal["Accepted", "ClusterReady", "EngineReady", "Serving", "D
 class Condition(StatusModel):
     """A Kubernetes condition (meta/v1)."""
 
-    type: ConditionType
-    status: Literal["True", "False", "Unknown"]
+    type: ConditionType = Field(description="What is judged.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
     reason: str = Field(min_length=1, max_length=1024, description="One CamelCase word.")
-    message: str = Field(max_length=32768)
-    last_transition_time: datetime
-    observed_generation: int = Field(ge=0)
+    message: str = Field(max_length=32768, description="The cause, and what mends it.")
+    last_transition_time: datetime = Field(description="When status last changed.")
+    observed_generation: int = Field(ge=0, description="Generation of the spec that was judged.")
 
 
 class Performance(StatusModel):
     """Measured, not estimated."""
 
-    images_per_minute: float
-    p50_seconds: float
+    images_per_minute: float = Field(description="Pictures of the last minutes, per minute.")
+    p50_seconds: float = Field(description="Half of the requests took at most this.")
 
 
 class FluxSamplerStatus(StatusModel):
     """What is true now."""
 
-    observed_generation: int | None = Field(None, ge=0)
-    phase: Literal["Pending", "Starting", "Ready", "Degraded", "Failed", "Deleting"] | None = None
-    conditions: tuple[Condition, ...] = ()
+    observed_generation: int | None = Field(
+        None, ge=0, description="Generation of the spec that all of this is about."
+    )
+    phase: Literal["Pending", "Starting", "Ready", "Degraded", "Failed", "Deleting"] | None = Field(
+        None, description="One word for people; programs read conditions."
+    )
+    conditions: tuple[Condition, ...] = Field(
+        (), description="What holds and what does not, each with its reason."
+    )
     plan: PlanStatus | None = None
     engine: Literal["parallel", "fallback", "none"] | None = Field(
         None, description="Which engine answers now."
     )
     replicas: int | None = Field(None, ge=0, description="Parallel replicas that are up.")
-    fallback_replicas: int | None = Field(None, ge=0)
-    url: str | None = None
+    fallback_replicas: int | None = Field(None, ge=0, description="Fallback replicas that are up.")
+    url: str | None = Field(None, description="Where the service answers inside the cluster.")
     performance: Performance | None = None
     selector: str | None = Field(
         None, description="Label selector of the Ray pods, for the scale subresource."

@@ -20,18 +20,22 @@ Gpu = Annotated[
 class Toleration(RuledModel):
     """A Kubernetes toleration (core/v1)."""
 
-    key: str | None = None
-    operator: Literal["Exists", "Equal"] = "Equal"
-    value: str | None = None
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    key: str | None = Field(None, description="Key of the taint; with Exists and no key, every taint.")
+    operator: Literal["Exists", "Equal"] = Field("Equal", description="Exists ignores the value.")
+    value: str | None = Field(None, description="Value of the taint.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        None, description="Effect of the taint; without one, every effect."
+    )
     toleration_seconds: int | None = Field(None, ge=0, description="Seconds to stay on a NoExecute taint.")
 
 
 class Hardware(RuledModel):
     """What to run on. Auto fields are read from the nodes, or from this machine by `fluxsampler up`."""
 
-    gpu: Gpu = Field("Auto", description="Key of the planner's catalogue.")
-    gpus_per_node: AutoOrCards = Field("Auto", description="Cards per node; on CPU, rank processes per node.")
+    gpu: Gpu = Field("Auto", description="Card, by its name in the planner's catalogue.")
+    gpus_per_node: AutoOrCards = Field(
+        "Auto", description="Auto, or 1 to 16 cards per node; on CPU, rank processes per node."
+    )
     nodes: int = Field(1, ge=1, le=64, description="Nodes to use. A replica never crosses nodes.")
     node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that a node must have.")
     tolerations: tuple[Toleration, ...] = Field(
@@ -41,7 +45,9 @@ class Hardware(RuledModel):
     device: Literal["cuda", "cpu"] = Field(
         "cuda", description="Where to compute; cpu runs every rank on gloo."
     )
-    memory: AutoOrQuantity = Field("Auto", description="Host memory of one node that FluxSampler may use.")
+    memory: AutoOrQuantity = Field(
+        "Auto", description="Auto, or the host memory of one node that FluxSampler may use, such as 256Gi."
+    )
 
     RULES = (
         Rule(

@@ -40,7 +40,9 @@ class Target(RuledModel):
 class Parallelism(RuledModel):
     """How one picture is split over cards. Auto lets the planner choose; Manual names the degrees."""
 
-    mode: Literal["Auto", "Manual"] = "Auto"
+    mode: Literal["Auto", "Manual"] = Field(
+        "Auto", description="Who chooses the degrees: the planner, or you."
+    )
     objective: Literal["latency", "throughput"] = Field(
         "latency", description="What Auto optimises: seconds per picture, or pictures per minute."
     )

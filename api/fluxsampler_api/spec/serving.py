@@ -21,8 +21,8 @@ Switch = Annotated[Literal["Auto", "Enabled", "Disabled"], plain_bool("Enabled",
 class Autoscaling(RuledModel):
     """Replicas by load; takes the place of `replicas`."""
 
-    min_replicas: int = Field(1, ge=0, le=64)
-    max_replicas: int = Field(1, ge=1, le=64)
+    min_replicas: int = Field(1, ge=0, le=64, description="Fewest parallel replicas.")
+    max_replicas: int = Field(1, ge=1, le=64, description="Most parallel replicas.")
     target_ongoing_requests: int = Field(1, ge=1, le=64, description="Requests per replica to aim at.")
 
     RULES = (
@@ -39,7 +39,7 @@ class ObjectStore(RuledModel):
     """Ray's shared-memory store, for payloads."""
 
     memory: AutoOrQuantity = Field(
-        "Auto", description="Size on each node. Auto: payloads + 20 %, at least 8 GiB per GPU."
+        "Auto", description="Size on each node, such as 64Gi. Auto: payloads + 20 %, at least 8 GiB per GPU."
     )
 
     RULES = (
@@ -55,8 +55,8 @@ class ObjectStore(RuledModel):
 class Backoff(RuledModel):
     """Seconds between probes of a broken parallel path; doubles from the first to the last."""
 
-    initial_seconds: int = Field(10, ge=1, le=3600)
-    max_seconds: int = Field(300, ge=1, le=86400)
+    initial_seconds: int = Field(10, ge=1, le=3600, description="Before the second probe.")
+    max_seconds: int = Field(300, ge=1, le=86400, description="Never longer than this.")
 
     RULES = (
         Rule(
@@ -80,13 +80,15 @@ class Promote(RuledModel):
 class Fallback(RuledModel):
     """Single-device replicas that answer when the parallel path cannot."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="False: nothing answers while the parallel path is down.")
     placement: Literal["Auto", "CoResident", "Reserved", "OnDemand"] = Field(
         "Auto",
         description="Where they live: on a rank's card, on a card of their own, or on the cards of a dead gang.",
     )
     min_replicas: int = Field(1, ge=0, le=64, description="Warm replicas.")
-    max_replicas: AutoOrReplicas = Field("Auto", description="Auto: one per card that has the room.")
+    max_replicas: AutoOrReplicas = Field(
+        "Auto", description="Auto, one per card that has the room; or 1 to 64."
+    )
     after_seconds: int = Field(
         30,
         ge=1,
@@ -116,23 +118,27 @@ class Serving(RuledModel):
         300, ge=1, le=86400, description="Deadline of a request, queueing included."
     )
     auth_secret_ref: SecretRef | None = Field(None, description="API token; without it the API is open.")
-    service_type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
+    service_type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field(
+        "ClusterIP", description="Type of the Service that clients use."
+    )
 
 
 class Upgrade(RuledModel):
     """How a change that needs new pods is rolled out."""
 
     strategy: Literal["InPlace", "Recreate", "NewCluster"] = Field(
-        "InPlace", description="NewCluster needs a second set of GPUs."
+        "InPlace",
+        description="InPlace renews only what a change touches; Recreate ends all Ray pods first; NewCluster keeps them until new ones are ready, "
+        "and needs a second set of GPUs.",
     )
 
 
 class Canary(RuledModel):
     """A picture drawn before traffic is let in."""
 
-    enabled: bool = True
-    prompt: str = Field("a red circle", min_length=1, max_length=1024)
-    seed: int = Field(0, ge=0, le=2**32 - 1)
+    enabled: bool = Field(True, description="False: Ready without a picture.")
+    prompt: str = Field("a red circle", min_length=1, max_length=1024, description="What it shows.")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of its noise.")
     tolerance: float = Field(
         0.05,
         ge=0,
@@ -144,6 +150,6 @@ class Canary(RuledModel):
 class Monitoring(RuledModel):
     """Which monitoring objects to create; Auto creates them where their CRDs exist."""
 
-    pod_monitor: Switch = "Auto"
-    prometheus_rule: Switch = "Auto"
-    dashboard: Switch = "Auto"
+    pod_monitor: Switch = Field("Auto", description="PodMonitor that scrapes the Ray pods.")
+    prometheus_rule: Switch = Field("Auto", description="PrometheusRule with the alerts.")
+    dashboard: Switch = Field("Auto", description="ConfigMap with the Grafana dashboard.")
