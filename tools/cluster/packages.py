@@ -1,0 +1,63 @@
+"""Debian packages: installed where that is possible, named where it is not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tools.cluster import versions
+from tools.cluster.commands import run
+from tools.cluster.errors import CannotRun, CommandFailed
+from tools.cluster.say import step
+
+_POLICY = Path("/usr/sbin/policy-rc.d")
+_SECONDS = 900.0
+
+
+def missing(wanted: Iterable[str] = versions.DEBIAN_PACKAGES) -> list[str]:
+    """Those of ``wanted`` whose program is not there (however it might have come)."""
+    return [name for name in wanted if not _there(versions.DEBIAN_PACKAGES[name])]
+
+
+def _there(program: str) -> bool:
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    return Path(program).exists() if program.startswith("/") else shutil.which(program, path=path) is not None
+
+
+def require(wanted: Iterable[str] = versions.DEBIAN_PACKAGES) -> None:
+    """Install what is missing of ``wanted``.
+
+    Raises:
+        CannotRun: something is missing and this is not root on a machine with apt.
+    """
+    absent = missing(wanted)
+    if not absent:
+        return
+    command = f"apt-get install -y --no-install-recommends {' '.join(absent)}"
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        programs = ", ".join(versions.DEBIAN_PACKAGES[name] for name in absent)
+        raise CannotRun(f"{programs} not found; on Debian, as root: {command}")
+    with step(f"Installing {', '.join(absent)}"), _no_services():
+        os.environ["DEBIAN_FRONTEND"] = "noninteractive"
+        try:
+            run(["apt-get", "update", "-qq"], timeout=_SECONDS)
+            run(command.split(), timeout=_SECONDS)
+        except CommandFailed as error:
+            raise CannotRun(f"{error}\nInstall by hand: {command}") from error
+
+
+@contextmanager
+def _no_services() -> Iterator[None]:
+    """Keep Debian from starting etcd and a registry as services: they would have our ports."""
+    if _POLICY.exists():
+        yield
+        return
+    _POLICY.write_text("#!/bin/sh\nexit 101\n", encoding="ascii")
+    _POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        _POLICY.unlink()

@@ -1,0 +1,40 @@
+"""Questions to parts of the cluster that answer only when they are ready."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import ssl
+import struct
+import urllib.request
+
+_TIMEOUT = 3.0
+
+
+def http_ok(url: str) -> bool:
+    """Whether ``url`` answers with success. Parts with self-made certificates are asked for health only, so theirs is not checked."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT, context=context) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def resolves(server: str, name: str) -> bool:
+    """Whether DNS server ``server`` knows an IPv4 address of ``name``."""
+    identity = secrets.token_bytes(2)
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    # Header: recursion wanted, one question. Question: name, type A, class IN.
+    query = identity + struct.pack(">HHHHH", 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack(">HH", 1, 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(_TIMEOUT)
+        try:
+            client.sendto(query, (server, 53))
+            answer = client.recv(4096)
+        except OSError:
+            return False
+    flags, _, answers = struct.unpack(">HHH", answer[2:8])
+    return answer[:2] == identity and flags & 0x000F == 0 and answers > 0
