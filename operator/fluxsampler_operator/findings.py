@@ -1,0 +1,293 @@
+"""What is true now of each condition, and which engines are up. Pure.
+
+Six conditions, each resting on the one before: Accepted (there is a plan) -> ClusterReady (the Ray pods run)
+-> EngineReady (Serve says that the wanted engine runs) -> Serving (a picture came back) -> Ready (all four).
+Degraded stands beside them. No message holds a clock or a counter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from fluxsampler_api.status import ConditionType
+from fluxsampler_operator import conditions, diagnosis, pod_state, serve_state
+from fluxsampler_operator.causes import Cause
+from fluxsampler_operator.cluster_checks import wanted_workers
+from fluxsampler_operator.conditions import Finding
+from fluxsampler_operator.observed import Observed
+from fluxsampler_operator.reasons import Reason
+from fluxsampler_operator.serve_checks import sentence
+from fluxsampler_operator.serve_state import FALLBACK, PARALLEL, Application
+
+Json = Mapping[str, Any]
+Engine = Literal["parallel", "fallback", "none"]
+
+
+class View:
+    """One look: the findings rest on each other, so they are made in order and once."""
+
+    def __init__(self, sampler: Json, observed: Observed, previous: Json | None) -> None:
+        self.sampler, self.observed, self.previous = sampler, observed, previous
+        self.generation = int((sampler.get("metadata") or {}).get("generation") or 0)
+        self.spec: Json = sampler.get("spec") or {}
+        self.application: Application = serve_state.application(observed.rayservice)
+        self.causes = diagnosis.causes(observed)
+
+    def findings(self) -> dict[ConditionType, Finding]:
+        """Every condition, always."""
+        accepted = self._accepted()
+        running = self._cluster()
+        engine = self._engine_ready(running)
+        serving = self._serving(engine)
+        chain = {"Accepted": accepted, "ClusterReady": running, "EngineReady": engine, "Serving": serving}
+        found: dict[ConditionType, Finding] = {each.type: each for each in chain.values()}
+        found["Degraded"] = self._degraded(serving)
+        found["Ready"] = self._ready(tuple(chain.values()))
+        return found
+
+    # -- the chain
+
+    def _accepted(self) -> Finding:
+        refusal, plan = self.observed.refusal, self.observed.plan
+        if refusal is not None:
+            problems = "; ".join(map(str, refusal.problems))
+            return self._finding("Accepted", "False", _reason(refusal.reason), problems)
+        if plan is None:
+            return self._finding("Accepted", "Unknown", Reason.PLANNING, "no plan has been made yet")
+        layout, estimate = plan.layout, plan.estimate
+        replicas = f"{layout.replicas} × " if layout.replicas != 1 else ""
+        return self._finding(
+            "Accepted", "True", Reason.PLANNED,
+            f"{replicas}{layout.summary}, fallback {plan.fallback.placement}; about {estimate.seconds_per_image:.3g} s a picture of "
+            f"{estimate.width}×{estimate.height} in {estimate.steps} steps",
+        )  # fmt: skip
+
+    def _cluster(self) -> Finding:
+        cause = self.causes.get("ClusterReady")
+        if cause is not None:
+            return self._caused(cause)
+        pods = pod_state.live(self.observed.pods)
+        head = next((pod for pod in pods if pod.role == "head"), None)
+        workers = [pod for pod in pods if pod.role != "head"]
+        wanted = wanted_workers(self.observed.rayservice)
+        up = sum(pod.runs for pod in workers)
+        if self.observed.rayservice is None:
+            return self._starting("ClusterReady", Reason.STARTING, "the RayService does not exist yet")
+        if head is None:
+            seen = bool(self.observed.rayservice.get("status"))
+            said = (
+                "KubeRay has not created the head pod yet"
+                if seen
+                else "KubeRay's operator has not looked at the RayService yet; does it run?"
+            )
+            return self._starting("ClusterReady", Reason.STARTING, said)
+        if not head.ready or up < wanted:
+            return self._starting(
+                "ClusterReady", Reason.STARTING,
+                f"{_pod_words(head)}; {up} of {wanted} worker pods run" + "".join(f", {_pod_words(pod)}" for pod in workers if not pod.runs),
+            )  # fmt: skip
+        return self._finding(
+            "ClusterReady",
+            "True",
+            Reason.RUNNING,
+            f"the head pod is ready and {_count(wanted, 'worker pod')} run",
+        )
+
+    def _engine_ready(self, cluster: Finding) -> Finding:
+        cause = self.causes.get("EngineReady")
+        if cause is not None:
+            return self._caused(cause)
+        if not self.application.status:
+            waits = (
+                "Serve has not been asked for the application yet"
+                if cluster.holds
+                else "waits for the Ray cluster"
+            )
+            return self._starting("EngineReady", Reason.DEPLOYING, waits)
+        if not self.application.running:
+            return self._starting("EngineReady", Reason.DEPLOYING, _deploying(self.application))
+        return self._finding("EngineReady", "True", Reason.RUNNING, f"Serve says RUNNING: {self._engines()}")
+
+    def _serving(self, engine: Finding) -> Finding:
+        if not self.application.running or not engine.holds:
+            return self._starting("Serving", Reason.DEPLOYING, "waits for the engines")
+        cause = self.causes.get("Serving")
+        if cause is not None:
+            return self._caused(cause)
+        if not self._canary:
+            return self._finding(
+                "Serving", "True", Reason.RUNNING,
+                "Serve says RUNNING; no picture was asked for, since spec.canary.enabled is false",
+            )  # fmt: skip
+        picture = self.observed.picture
+        if picture is None:
+            held = conditions.find(conditions.of(self.previous), "Serving")
+            if held is not None and held.get("status") == "True":
+                # Asked again, e.g. after a restart of the operator: what was found last stands until the answer.
+                return self._finding(
+                    "Serving", "True", _reason(held.get("reason")), str(held.get("message")), held.get("observedGeneration")
+                )  # fmt: skip
+            return self._starting(
+                "Serving", Reason.DEPLOYING, "Serve says RUNNING; the first picture is being drawn"
+            )
+        return self._finding(
+            "Serving", "True", Reason.PICTURE_DRAWN,
+            f"the {picture.engine} engine drew the canary picture through {self.observed.url}",
+        )  # fmt: skip
+
+    def _degraded(self, serving: Finding) -> Finding:
+        engine = self.engine()
+        if engine == "none":
+            return self._finding(
+                "Degraded", "False", Reason.NOT_SERVING, "nothing answers yet; Ready says why"
+            )
+        if engine == "fallback" and self._wants_parallel:
+            cause = self.causes.get("EngineReady")
+            return self._finding(
+                "Degraded", "True", Reason.PARALLEL_UNAVAILABLE,
+                f"only the fallback answers: {cause.message if cause else 'the parallel engine does not'}",
+            )  # fmt: skip
+        return self._finding(
+            "Degraded",
+            "False",
+            Reason.AS_EXPECTED,
+            f"the {engine} engine answers, as the plan wants",
+            serving.generation,
+        )
+
+    def _ready(self, chain: tuple[Finding, ...]) -> Finding:
+        generation = min(each.generation for each in chain)
+        for each in chain:
+            if not each.holds:
+                return Finding("Ready", each.status, each.reason, each.message, generation)
+        return Finding(
+            "Ready", "True", Reason.READY, f"pictures are served at {self.observed.url}", generation
+        )
+
+    # -- what is up
+
+    def engine(self) -> Engine:
+        """Which engine answers now."""
+        picture, application = self.observed.picture, self.application
+        if picture is not None and picture.drawn:
+            return picture.engine
+        if picture is not None or not application.answers:
+            return "none"
+        if not application.running:
+            # Between two states: an engine that Serve calls healthy is behind a gateway that it calls healthy.
+            return "parallel" if application.healthy(PARALLEL) and self._wants_parallel else "fallback"
+        before = (self.previous or {}).get("engine")
+        if self._canary:
+            return before if before in ("parallel", "fallback") and _was_serving(self.previous) else "none"
+        return "parallel" if application.healthy(PARALLEL) and self._wants_parallel else "fallback"
+
+    def replicas(self) -> int | None:
+        """Replicas of the planned layout that are up; under autoscaling, those that are up at least."""
+        return self._up(PARALLEL if self._gangs else FALLBACK, self._wanted_replicas, "replicas")
+
+    def fallbacks(self) -> int | None:
+        """Warm fallback replicas that are up, at least."""
+        plan = self.observed.plan
+        return self._up(FALLBACK, plan.fallback.replicas if plan else 0, "fallbackReplicas")
+
+    def _up(self, deployment: str, wanted: int, field: str) -> int | None:
+        found = self.application.deployments.get(deployment)
+        if found is None:
+            return 0
+        if found.healthy:
+            return wanted
+        if found.status in ("UPSCALING", "DOWNSCALING"):
+            # Serve tells no counts here; those that were up before stay up meanwhile.
+            before = (self.previous or {}).get(field)
+            return before if isinstance(before, int) else 0
+        return 0 if wanted <= 1 or found.status != "UNHEALTHY" else None
+
+    @property
+    def _wanted_replicas(self) -> int:
+        scaling = self.spec.get("autoscaling")
+        if isinstance(scaling, Mapping):
+            return int(scaling.get("minReplicas", 1))
+        return int(self.spec.get("replicas", 1))
+
+    @property
+    def _gangs(self) -> bool:
+        """Whether the layout is one of several ranks; a single rank is drawn by the single-device engine."""
+        plan = self.observed.plan
+        return plan is not None and plan.layout.gpus_per_replica > 1
+
+    @property
+    def _wants_parallel(self) -> bool:
+        return self._gangs and self._wanted_replicas > 0
+
+    @property
+    def _canary(self) -> bool:
+        return bool((self.spec.get("canary") or {}).get("enabled", True))
+
+    def _engines(self) -> str:
+        parts = []
+        if self._gangs:
+            parts.append(_count(self.replicas() or 0, "parallel replica"))
+        elif self.observed.plan is not None:
+            parts.append(_count(self.replicas() or 0, "single-device replica"))
+        if self.observed.plan is not None and self.observed.plan.fallback.placement != "None":
+            parts.append(_count(self.fallbacks() or 0, "warm fallback"))
+        return " and ".join(parts) or "all deployments are healthy"
+
+    # -- findings
+
+    def _finding(
+        self, type_: ConditionType, status: conditions.Status, reason: Reason, message: str, generation: int | None = None
+    ) -> Finding:  # fmt: skip
+        return Finding(
+            type_, status, reason, message, self.generation if generation is None else int(generation)
+        )
+
+    def _caused(self, cause: Cause) -> Finding:
+        return self._finding(cause.condition, "False", cause.reason, cause.message)
+
+    def _starting(self, type_: ConditionType, reason: Reason, message: str) -> Finding:
+        """Not yet. A worker that was killed for memory is replaced by a pod without a past, so its cause stays named."""
+        held = conditions.find(conditions.of(self.previous), type_)
+        if (
+            held is not None
+            and held.get("status") == "False"
+            and held.get("reason") == Reason.WORKER_OOM_KILLED
+            and held.get("observedGeneration") == self.generation
+        ):
+            return self._finding(type_, "False", Reason.WORKER_OOM_KILLED, str(held.get("message")))
+        return self._finding(type_, "False", reason, message)
+
+
+def _reason(word: Any) -> Reason:
+    """A reason that stands as text, in a Refusal or a status."""
+    return Reason(word)
+
+
+def _was_serving(previous: Json | None) -> bool:
+    held = conditions.find(conditions.of(previous), "Serving")
+    return held is not None and held.get("status") == "True"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _pod_words(pod: pod_state.Pod) -> str:
+    waiting = next(
+        (str(each.waiting["reason"]) for each in pod.containers if each.waiting.get("reason")), None
+    )
+    state = "is not ready yet" if pod.runs else f"is {waiting or pod.phase}"
+    return f"the {pod.role} pod {pod.name} {state}"
+
+
+def _deploying(application: Application) -> str:
+    parts = [
+        f"{name} {each.status}" for name, each in sorted(application.deployments.items()) if not each.healthy
+    ]
+    said = next((text for _, text in application.texts()), "")
+    return (
+        f"Serve says {application.status}"
+        + (f": {', '.join(parts)}" if parts else "")
+        + (f"; {sentence(said)}" if said else "")
+    )

@@ -1,0 +1,113 @@
+"""What one pod says about itself, as plain values. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Json = Mapping[str, Any]
+
+# KubeRay's label on its pods: ray-operator 1.6.2, controllers/ray/utils/constant.go.
+NODE_TYPE = "ray.io/node-type"
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One container of a pod: its state and the one before, as Kubernetes' JSON (``waiting``, ``terminated``)."""
+
+    pod: str
+    name: str
+    image: str
+    memory_limit: str | None
+    ready: bool
+    state: Json
+    last: Json
+
+    @property
+    def waiting(self) -> Json:
+        """{reason, message} of what it waits for; empty if it does not wait."""
+        return self.state.get("waiting") or {}
+
+    @property
+    def ended(self) -> Json:
+        """{reason, exitCode, message} of how it ended, now or the last time; empty if it runs well or never ran.
+
+        A container that was restarted and is ready again has no end to explain.
+        """
+        now: Json = self.state.get("terminated") or {}
+        before: Json = self.last.get("terminated") or {}
+        return now or ({} if self.ready else before)
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """One pod of a sampler."""
+
+    name: str
+    role: str
+    phase: str
+    reason: str
+    message: str
+    ready: bool
+    containers: tuple[Container, ...]
+    unscheduled: str | None
+
+    @property
+    def runs(self) -> bool:
+        """All its containers run."""
+        return (
+            self.phase == "Running"
+            and bool(self.containers)
+            and all("running" in each.state for each in self.containers)
+        )
+
+
+def read(pod: Json) -> Pod:
+    """The pod as values; ``unscheduled`` is the scheduler's sentence while it finds no node."""
+    metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
+    conditions = {each.get("type"): each for each in status.get("conditions") or ()}
+    scheduled = conditions.get("PodScheduled") or {}
+    refused = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+    name = metadata.get("name") or ""
+    return Pod(
+        name=name,
+        role=(metadata.get("labels") or {}).get(NODE_TYPE) or "ray",
+        phase=status.get("phase") or "Pending",
+        reason=status.get("reason") or "",
+        message=status.get("message") or "",
+        ready=(conditions.get("Ready") or {}).get("status") == "True",
+        containers=tuple(_containers(pod, status)),
+        unscheduled=(scheduled.get("message") or "no node fits") if refused else None,
+    )
+
+
+def live(pods: Sequence[Json]) -> tuple[Pod, ...]:
+    """The pods that are not being deleted, the head first, then by name."""
+    kept = [read(pod) for pod in pods if not (pod.get("metadata") or {}).get("deletionTimestamp")]
+    return tuple(sorted(kept, key=lambda pod: (pod.role != "head", pod.name)))
+
+
+def _containers(pod: Json, status: Json) -> Iterator[Container]:
+    limits = {
+        each.get("name"): ((each.get("resources") or {}).get("limits") or {}).get("memory")
+        for each in (pod.get("spec") or {}).get("containers") or ()
+    }
+    for kind in ("initContainerStatuses", "containerStatuses"):
+        for each in status.get(kind) or ():
+            if kind == "initContainerStatuses" and _finished(each):
+                continue
+            yield Container(
+                pod=(pod.get("metadata") or {}).get("name") or "",
+                name=each.get("name") or "",
+                image=each.get("image") or "",
+                memory_limit=limits.get(each.get("name")),
+                ready=bool(each.get("ready")),
+                state=each.get("state") or {},
+                last=each.get("lastState") or {},
+            )
+
+
+def _finished(container: Json) -> bool:
+    ended = (container.get("state") or {}).get("terminated") or {}
+    return bool(ended) and ended.get("exitCode") == 0

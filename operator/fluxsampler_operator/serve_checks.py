@@ -1,0 +1,110 @@
+"""Checks of what Ray Serve says about the application while it does not run. Pure.
+
+Serve hands on a replica's exception with its traceback; ours carry their type and one sentence with the fix
+(`fluxsampler_serve/errors.py`), so both are read from the text.
+"""
+
+from __future__ import annotations
+
+import re
+
+from fluxsampler_operator import serve_state
+from fluxsampler_operator.causes import Cause, engine
+from fluxsampler_operator.cluster_checks import SHM
+from fluxsampler_operator.observed import Observed
+from fluxsampler_operator.pod_checks import MEMORY_FIX
+from fluxsampler_operator.reasons import Reason
+
+MODEL_ERRORS = {
+    "ModelNotFound": Reason.MODEL_NOT_FOUND,
+    "ModelAuthFailed": Reason.MODEL_AUTH_FAILED,
+    "ModelCorrupt": Reason.MODEL_CORRUPT,
+    "ModelMismatch": Reason.MODEL_CORRUPT,
+}
+_TYPED = re.compile(rf"\b({'|'.join(MODEL_ERRORS)})\)?: (.+)")
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+# What torch, NCCL, glibc, Ray and our gang say; seen texts in tests/data/observed/.
+_GPU_MEMORY = re.compile(
+    r"CUDA out of memory|CUDA error: out of memory|OutOfMemoryError: CUDA|CUBLAS_STATUS_ALLOC_FAILED"
+)
+_SHARED_MEMORY = re.compile(
+    r"creating shared memory segment|/dev/shm.*No space left|No space left.*/dev/shm|killed by SIGBUS|unable to (?:open|allocate) shared memory"
+)  # fmt: skip
+_HOST_MEMORY = re.compile(
+    r"running low on memory|memory usage threshold|ray\.exceptions\.OutOfMemoryError|killed by SIGKILL \(out of memory|OOM"
+)
+_EXCEPTION = re.compile(
+    r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Failed|Refused|Mismatch|NotFound|Corrupt)\)?: .+"
+)
+_START_FAILED = "failed to start"
+_NOISE = re.compile(r"Retrying(?: \d+ more time\(s\))?\. |(?<=failed to start )\d+ (?=times)")
+
+
+def model_error(observed: Observed) -> Cause | None:
+    """The model is not there, not readable or not what was planned."""
+    for _, text in _texts(observed):
+        found = _TYPED.findall(text)
+        if found:
+            name, sentence = found[-1]
+            return engine(MODEL_ERRORS[name], sentence.strip())
+    return None
+
+
+def gpu_memory(observed: Observed) -> Cause | None:
+    """A card ran out of memory."""
+    return _matched(
+        observed, _GPU_MEMORY, Reason.INSUFFICIENT_GPU_MEMORY,
+        "something else uses these cards, or the plan is too tight: free the cards, set spec.model.quantization: fp8, use more cards "
+        "(spec.hardware.gpusPerNode), or lower spec.parallelism.target",
+    )  # fmt: skip
+
+
+def shared_memory(observed: Observed) -> Cause | None:
+    """The ranks' transport found /dev/shm full."""
+    return _matched(
+        observed, _SHARED_MEMORY, Reason.SHARED_MEMORY_TOO_SMALL,
+        f"{SHM} is full: raise the sizeLimit of its volume in spec.podTemplate, or lower spec.objectStore.memory",
+    )  # fmt: skip
+
+
+def out_of_memory(observed: Observed) -> Cause | None:
+    """The kernel or Ray's memory monitor killed a process of the sampler, while its container lived on."""
+    return _matched(observed, _HOST_MEMORY, Reason.WORKER_OOM_KILLED, MEMORY_FIX)
+
+
+def engine_failed(observed: Observed) -> Cause | None:
+    """Serve gave up, what ran broke, or a replica did not start and is tried again."""
+    application = serve_state.application(observed.rayservice)
+    for who, text in _texts(observed):
+        if application.failed or _START_FAILED in text:
+            return engine(Reason.ENGINE_FAILED, f"{who}: {sentence(text)}")
+    if application.failed:
+        return engine(
+            Reason.ENGINE_FAILED,
+            f"Serve says {application.status} and nothing more; see the log of the head pod",
+        )
+    return None
+
+
+def sentence(text: str) -> str:
+    """What counts in one of Serve's messages: the last exception's line, else the whole without counters."""
+    lines = [line.strip() for line in _ANSI.sub("", text).splitlines() if line.strip()]
+    raised = [line for line in lines if _EXCEPTION.match(line)]
+    if raised:
+        return raised[-1]
+    return _NOISE.sub("", " ".join(lines))
+
+
+def _matched(observed: Observed, pattern: re.Pattern[str], reason: Reason, fix: str) -> Cause | None:
+    for who, text in _texts(observed):
+        if pattern.search(text):
+            lines = [line.strip() for line in text.splitlines() if pattern.search(line)]
+            return engine(reason, f"{who}: {lines[-1] if lines else sentence(text)}; {fix}")
+    return None
+
+
+def _texts(observed: Observed) -> list[tuple[str, str]]:
+    application = serve_state.application(observed.rayservice)
+    if application.running:
+        return []
+    return [(who, _ANSI.sub("", text)) for who, text in application.texts()]
