@@ -7,8 +7,11 @@
     │   ├── ClusterUnavailable    the API server did not answer, or answered 429 or 5xx
     │   └── Conflict              another writer was first
     └── Permanent                 the same call fails again until a person or an object changes
+        ├── NotFound              there is no such object
+        ├── NotOurs               an object of that name belongs to somebody else
         ├── Forbidden             RBAC does not allow it
         ├── Refused               the API server refuses the object: schema, admission, Pod Security, quota
+        ├── WrongPatch            spec.podTemplate cannot be merged into the pods
         └── KindMissing           the cluster does not know the kind, such as RayService without KubeRay
 """
 
@@ -39,6 +42,14 @@ class Permanent(OperatorError):
     """The same call fails again until something else changes."""
 
 
+class NotFound(Permanent):
+    """There is no such object; never shown to a person, the caller knows what its absence means."""
+
+
+class NotOurs(Permanent):
+    """An object of the name that a manifest needs exists and belongs to somebody else."""
+
+
 class Forbidden(Permanent):
     """RBAC does not allow the call; the message names verb, resource and namespace."""
 
@@ -49,3 +60,12 @@ class Refused(Permanent):
 
 class KindMissing(Permanent):
     """The cluster does not know the kind."""
+
+
+class WrongPatch(Permanent):
+    """`spec.podTemplate` cannot be merged into the pods; ``path`` is the field to correct, ``detail`` says how."""
+
+    def __init__(self, path: str, detail: str) -> None:
+        super().__init__(f"{path}: {detail}")
+        self.path = path
+        self.detail = detail

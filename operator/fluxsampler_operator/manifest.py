@@ -13,6 +13,8 @@ Manifest = dict[str, Any]
 
 FIELD_MANAGER = "fluxsampler-operator"
 SAMPLER_LABEL = f"{GROUP}/sampler"
+FORM_ANNOTATION = f"{GROUP}/form"
+"""Digest of what Ray's pods are made of: on the RayService, its RayClusters and their pods (builders/form.py)."""
 # KubeRay refuses longer names of a RayService: rayservice_controller_utils.go, ValidateRayServiceMetadata.
 LONGEST_NAME = 47
 _DIGEST = 8
