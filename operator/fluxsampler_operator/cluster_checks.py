@@ -102,7 +102,7 @@ def pods_refused(observed: Observed) -> Cause | None:
 
 def missing_pods(observed: Observed) -> bool:
     """Whether the RayService asks for more pods than there are."""
-    pods = pod_state.live(observed.pods)
+    pods = pod_state.current(observed.pods, observed.rayservice)
     heads = sum(pod.role == "head" for pod in pods)
     return observed.rayservice is not None and (
         heads == 0 or len(pods) - heads < wanted_workers(observed.rayservice)

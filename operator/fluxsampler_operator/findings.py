@@ -67,7 +67,7 @@ class View:
         cause = self.causes.get("ClusterReady")
         if cause is not None:
             return self._caused(cause)
-        pods = pod_state.live(self.observed.pods)
+        pods = pod_state.current(self.observed.pods, self.observed.rayservice)
         head = next((pod for pod in pods if pod.role == "head"), None)
         workers = [pod for pod in pods if pod.role != "head"]
         wanted = wanted_workers(self.observed.rayservice)
@@ -110,6 +110,11 @@ class View:
         return self._finding("EngineReady", "True", Reason.RUNNING, f"Serve says RUNNING: {self._engines()}")
 
     def _serving(self, engine: Finding) -> Finding:
+        if self._cluster_before_serves:
+            # Serve's words are those of the cluster to come; the one before has the traffic until that runs.
+            return self._held_serving() or self._starting(
+                "Serving", Reason.DEPLOYING, "waits for the new cluster"
+            )
         if not self.application.running or not engine.holds:
             return self._starting("Serving", Reason.DEPLOYING, "waits for the engines")
         cause = self.causes.get("Serving")
@@ -122,12 +127,10 @@ class View:
             )  # fmt: skip
         picture = self.observed.picture
         if picture is None:
-            held = conditions.find(conditions.of(self.previous), "Serving")
-            if held is not None and held.get("status") == "True":
-                # Asked again, e.g. after a restart of the operator: what was found last stands until the answer.
-                return self._finding(
-                    "Serving", "True", _reason(held.get("reason")), str(held.get("message")), held.get("observedGeneration")
-                )  # fmt: skip
+            # Asked again, e.g. after a restart of the operator: what was found last stands until the answer.
+            held = self._held_serving()
+            if held is not None:
+                return held
             return self._starting(
                 "Serving", Reason.DEPLOYING, "Serve says RUNNING; the first picture is being drawn"
             )
@@ -135,6 +138,25 @@ class View:
             "Serving", "True", Reason.PICTURE_DRAWN,
             f"the {picture.engine} engine drew the canary picture through {self.observed.url}",
         )  # fmt: skip
+
+    def _held_serving(self) -> Finding | None:
+        held = conditions.find(conditions.of(self.previous), "Serving")
+        if held is None or held.get("status") != "True":
+            return None
+        return self._finding(
+            "Serving",
+            "True",
+            _reason(held.get("reason")),
+            str(held.get("message")),
+            held.get("observedGeneration"),
+        )
+
+    @property
+    def _cluster_before_serves(self) -> bool:
+        before = self.application.before
+        return bool(before) and any(
+            pod.role == "head" and pod.ready for pod in pod_state.of_cluster(self.observed.pods, before)
+        )
 
     def _degraded(self, serving: Finding) -> Finding:
         engine = self.engine()
@@ -172,15 +194,24 @@ class View:
         picture, application = self.observed.picture, self.application
         if picture is not None and picture.drawn:
             return picture.engine
+        before = self._engine_before
+        if self._cluster_before_serves:
+            return before
         if picture is not None or not application.answers:
             return "none"
         if not application.running:
             # Between two states: an engine that Serve calls healthy is behind a gateway that it calls healthy.
             return "parallel" if application.healthy(PARALLEL) and self._wants_parallel else "fallback"
-        before = (self.previous or {}).get("engine")
         if self._canary:
-            return before if before in ("parallel", "fallback") and _was_serving(self.previous) else "none"
+            return before
         return "parallel" if application.healthy(PARALLEL) and self._wants_parallel else "fallback"
+
+    @property
+    def _engine_before(self) -> Engine:
+        before = (self.previous or {}).get("engine")
+        if self._held_serving() is None or before not in ("parallel", "fallback"):
+            return "none"
+        return "parallel" if before == "parallel" else "fallback"
 
     def replicas(self) -> int | None:
         """Replicas of the planned layout that are up; under autoscaling, those that are up at least."""
@@ -262,11 +293,6 @@ class View:
 def _reason(word: Any) -> Reason:
     """A reason that stands as text, in a Refusal or a status."""
     return Reason(word)
-
-
-def _was_serving(previous: Json | None) -> bool:
-    held = conditions.find(conditions.of(previous), "Serving")
-    return held is not None and held.get("status") == "True"
 
 
 def _count(number: int, what: str) -> str:

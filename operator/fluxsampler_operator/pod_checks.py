@@ -171,7 +171,7 @@ def container_failed(observed: Observed) -> Cause | None:
 
 
 def _pods(observed: Observed) -> tuple[Pod, ...]:
-    return pod_state.live(observed.pods)
+    return pod_state.current(observed.pods, observed.rayservice)
 
 
 def _containers(observed: Observed) -> Iterator[Container]:

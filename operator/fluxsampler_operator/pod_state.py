@@ -6,10 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fluxsampler_operator.manifest import FORM_ANNOTATION
+
 Json = Mapping[str, Any]
 
-# KubeRay's label on its pods: ray-operator 1.6.2, controllers/ray/utils/constant.go.
+# KubeRay's labels on its pods: ray-operator 1.6.2, controllers/ray/utils/constant.go.
 NODE_TYPE = "ray.io/node-type"
+CLUSTER = "ray.io/cluster"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Pod:
 
 def read(pod: Json) -> Pod:
     """The pod as values; ``unscheduled`` is the scheduler's sentence while it finds no node."""
-    metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
+    metadata, status = _metadata(pod), pod.get("status") or {}
     conditions = {each.get("type"): each for each in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled") or {}
     refused = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
@@ -82,10 +85,36 @@ def read(pod: Json) -> Pod:
     )
 
 
-def live(pods: Sequence[Json]) -> tuple[Pod, ...]:
-    """The pods that are not being deleted, the head first, then by name."""
-    kept = [read(pod) for pod in pods if not (pod.get("metadata") or {}).get("deletionTimestamp")]
+def current(pods: Sequence[Json], rayservice: Json | None) -> tuple[Pod, ...]:
+    """The pods of the RayService's present form that are not being deleted, the head first, then by name.
+
+    While a new form is rolled out, pods of the form before are about to go and say nothing about it.
+    """
+    form = _form(rayservice or {})
+    kept = [
+        read(pod)
+        for pod in pods
+        if not _metadata(pod).get("deletionTimestamp") and _form(pod) in (form, None)
+    ]
     return tuple(sorted(kept, key=lambda pod: (pod.role != "head", pod.name)))
+
+
+def of_cluster(pods: Sequence[Json], cluster: str) -> tuple[Pod, ...]:
+    """The pods of that RayCluster that are not being deleted."""
+    return tuple(
+        read(pod)
+        for pod in pods
+        if (_metadata(pod).get("labels") or {}).get(CLUSTER) == cluster
+        and not _metadata(pod).get("deletionTimestamp")
+    )
+
+
+def _metadata(manifest: Json) -> Json:
+    return manifest.get("metadata") or {}
+
+
+def _form(manifest: Json) -> str | None:
+    return (_metadata(manifest).get("annotations") or {}).get(FORM_ANNOTATION)
 
 
 def _containers(pod: Json, status: Json) -> Iterator[Container]:
@@ -98,7 +127,7 @@ def _containers(pod: Json, status: Json) -> Iterator[Container]:
             if kind == "initContainerStatuses" and _finished(each):
                 continue
             yield Container(
-                pod=(pod.get("metadata") or {}).get("name") or "",
+                pod=_metadata(pod).get("name") or "",
                 name=each.get("name") or "",
                 image=each.get("image") or "",
                 memory_limit=limits.get(each.get("name")),

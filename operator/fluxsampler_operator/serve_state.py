@@ -14,6 +14,7 @@ from typing import Any
 Json = Mapping[str, Any]
 
 APPLICATION = "fluxsampler"
+ACTIVE, PENDING = "activeServiceStatus", "pendingServiceStatus"
 GATEWAY, PARALLEL, FALLBACK = "Gateway", "ParallelSampler", "FallbackSampler"
 
 
@@ -32,9 +33,14 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """Serve's words about the application; ``status`` is empty while nobody said anything."""
+    """Serve's words about the application on ``cluster``; ``status`` is empty while nobody said anything.
+
+    ``before`` names the cluster that had the traffic until now, when these are the words of one that is brought
+    up beside it or in its place; KubeRay says nothing of the former then.
+    """
 
     cluster: str = ""
+    before: str = ""
     status: str = ""
     message: str = ""
     deployments: Mapping[str, Deployment] = field(default_factory=dict)
@@ -72,12 +78,13 @@ class Application:
 def application(rayservice: Json | None) -> Application:
     """The application that gets the traffic, else the one that is being brought up."""
     status = (rayservice or {}).get("status") or {}
-    for side in ("activeServiceStatus", "pendingServiceStatus"):
+    for side in (ACTIVE, PENDING):
         cluster = status.get(side) or {}
         said = (cluster.get("applicationStatuses") or {}).get(APPLICATION)
         if said:
             return Application(
                 cluster=cluster.get("rayClusterName") or "",
+                before=(status.get(ACTIVE) or {}).get("rayClusterName") or "" if side == PENDING else "",
                 status=said.get("status") or "",
                 message=said.get("message") or "",
                 deployments={
