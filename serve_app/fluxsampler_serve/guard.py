@@ -36,6 +36,9 @@ BUSY_DEVIATION = 4.0
 CELL = 8
 """Side of the cells whose means are compared: one latent pixel of FLUX's VAE."""
 
+_STRIP_MEANS = np.tile(np.eye(3, dtype=np.float32), (CELL, 1)) / np.float32(CELL**2)
+"""[24, 3]: from a cell's row of summed pixels to the means of its three channels."""
+
 LATENT_CORRELATION = 0.1
 CELL_CORRELATION = 0.3
 NOISE_DEVIATION = 12.0
@@ -45,7 +48,8 @@ NOISE_DEVIATION = 12.0
 def inspect(sample: Sample) -> None:
     """Raise :class:`~fluxsampler_serve.errors.PictureRefused` if ``sample`` is no picture."""
     latents, pixels = sample.latents, sample.pixels
-    spread = float(np.ptp(latents, axis=0).max())  # not finite when any latent is not
+    # Not finite when any latent is not.
+    spread = float((np.maximum.reduce(latents) - np.minimum.reduce(latents)).max())
     if not sample.latents_finite or not isfinite(spread):
         raise PictureRefused("the latents are not finite (NaN or infinity)")
     if spread < LATENT_RANGE:
@@ -76,13 +80,17 @@ def cell_correlation(pixels: npt.NDArray[np.uint8]) -> float:
 
 
 def cell_means(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """[3, rows, columns] of uint8 [height, width, 3]; what is left over at the edges is left out."""
+    """[rows, columns, 3] of uint8 [height, width, 3]; what is left over at the edges is left out.
+
+    Sums of 8 bytes fit in 16 bits, and the product with ones is exact in float32: integers below 2**24.
+    """
     height, width = (side // CELL * CELL for side in pixels.shape[:2])
-    # One axis after the other: numpy is several times faster so than over two axes at once.
-    rows = np.add.reduceat(pixels[:height, :width], np.arange(0, height, CELL), axis=0, dtype=np.uint32)
-    sums = np.add.reduceat(rows, np.arange(0, width, CELL), axis=1)
-    means: npt.NDArray[np.float32] = (sums * np.float32(1 / CELL**2)).astype(np.float32).transpose(2, 0, 1)
-    return means
+    rows = np.add.reduce(
+        pixels[:height].reshape(height // CELL, CELL, -1, 3), axis=1, dtype=np.uint16
+    )  # [rows, width, 3]
+    strips = rows[:, :width].astype(np.float32).reshape(-1, CELL * 3)
+    means: npt.NDArray[np.float32] = strips @ _STRIP_MEANS
+    return means.reshape(height // CELL, width // CELL, 3)
 
 
 def latent_correlation(latents: npt.NDArray[np.float32], width: int) -> float:
@@ -90,20 +98,25 @@ def latent_correlation(latents: npt.NDArray[np.float32], width: int) -> float:
     columns = width // (2 * CELL)
     rows = len(latents) // columns
     # diffusers packs 2x2 latent pixels of 16 channels into one token, channel first.
-    grid = latents.reshape(rows, columns, -1, 2, 2).transpose(2, 0, 3, 1, 4)
-    return _neighbours(grid.reshape(-1, 2 * rows, 2 * columns))[0]
+    grid = latents.reshape(rows, columns, -1, 2, 2).transpose(0, 3, 1, 4, 2)
+    return _neighbours(grid.reshape(2 * rows, 2 * columns, -1))[0]
 
 
 def _neighbours(grid: npt.NDArray[np.float32]) -> tuple[float, float]:
-    """Correlation of neighbours in [channels, rows, columns], and the deviation, over all channels.
+    """Correlation of neighbours in [rows, columns, channels], and the deviation, over all channels.
 
     Each channel's mean is taken out first: a colour cast is no shape. Of the two directions the larger
     counts. A grid without deviation correlates fully.
     """
-    grid = grid - grid.mean(axis=(1, 2), keepdims=True)
-    power = float((grid * grid).mean())
+    grid = grid - np.add.reduce(grid, axis=(0, 1)) / np.float32(grid.shape[0] * grid.shape[1])
+    power = _product(grid, grid)
     if power == 0.0:
         return 1.0, 0.0
-    across = float((grid[:, :, 1:] * grid[:, :, :-1]).mean())
-    down = float((grid[:, 1:] * grid[:, :-1]).mean())
+    across = _product(grid[:, 1:], grid[:, :-1])
+    down = _product(grid[1:], grid[:-1])
     return max(across, down) / power, power**0.5
+
+
+def _product(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
+    """The mean of the elements' products; einsum takes a third of the time of multiplying and `mean`."""
+    return float(np.einsum("ijk,ijk->", one, other)) / one.size if one.size else 0.0

@@ -122,7 +122,7 @@ def _png(pixels: npt.NDArray[np.uint8], fields: Mapping[str, str]) -> bytes:
                 for name, value in fields.items()
                 for part in _chunk(b"iTXt", b"%b\0\0\0\0\0%b" % (name.encode("latin-1"), value.encode()))
             ),
-            *_chunk(b"IDAT", deflate.compress(filtered) + deflate.flush()),
+            *_chunk(b"IDAT", deflate.compress(filtered.data) + deflate.flush()),
             *_chunk(b"IEND", b""),
         )
     )
