@@ -24,7 +24,7 @@ class Settings:
 
     ``serve_image`` runs in the Ray pods unless podTemplate names another. ``watch_namespaces`` empty
     means all. ``probe_key`` signs the operator's own requests (see ``picture.py``). ``resync_seconds``
-    is the slow level-based round for each object, beside the events.
+    is the slow level-based round for each object, beside the events. ``metrics_port`` 0: no metrics.
     """
 
     serve_image: str = "fluxsampler-serve:latest"
@@ -33,6 +33,9 @@ class Settings:
     watch_namespaces: tuple[str, ...] = ()
     probe_key: bytes = b""
     resync_seconds: float = 300.0
+    health_port: int = 8080
+    metrics_port: int = 9090
+    log_level: str = "INFO"
     version: str = "0.0.0"
 
     @classmethod
@@ -48,6 +51,16 @@ class Settings:
         policy = text("IMAGE_PULL_POLICY", cls.image_pull_policy)
         if policy not in ("Always", "IfNotPresent", "Never"):
             raise Permanent(f"{PREFIX}IMAGE_PULL_POLICY is {policy!r}; use Always, IfNotPresent or Never")
+
+        def port(name: str, default: int) -> int:
+            written = text(name, str(default))
+            if not written.isdigit() or int(written) > 65535:
+                raise Permanent(f"{PREFIX}{name} is {written!r}; use a port number")
+            return int(written)
+
+        level = text("LOG_LEVEL", cls.log_level).upper()
+        if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+            raise Permanent(f"{PREFIX}LOG_LEVEL is {level!r}; use DEBUG, INFO, WARNING or ERROR")
         seconds = text("RESYNC_SECONDS", str(cls.resync_seconds))
         try:
             resync = float(seconds)
@@ -62,5 +75,8 @@ class Settings:
             watch_namespaces=words("WATCH_NAMESPACES"),
             probe_key=text("PROBE_KEY", "").encode(),
             resync_seconds=resync,
+            health_port=port("HEALTH_PORT", cls.health_port),
+            metrics_port=port("METRICS_PORT", cls.metrics_port),
+            log_level=level,
             version=_own_version(),
         )

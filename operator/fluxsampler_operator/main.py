@@ -1,0 +1,137 @@
+"""Entry point of the operator: ``python -m fluxsampler_operator``. Composition and shutdown, nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+import kopf
+import structlog
+from prometheus_client import start_http_server
+
+from fluxsampler_operator import logs
+from fluxsampler_operator.cluster import RAY_SERVICES, SAMPLERS, Cluster
+from fluxsampler_operator.errors import OperatorError, Retryable
+from fluxsampler_operator.handlers.events import (
+    BUILT_IN_KINDS,
+    KUBERAY_KINDS,
+    watch_children,
+    watch_samplers,
+)
+from fluxsampler_operator.handlers.keys import Samplers
+from fluxsampler_operator.handlers.login import log_in
+from fluxsampler_operator.handlers.probe import answer_probe
+from fluxsampler_operator.handlers.watcher import Watcher
+from fluxsampler_operator.picture import Pictures
+from fluxsampler_operator.queue import Key, WorkQueue
+from fluxsampler_operator.reconcile import Reconciler
+from fluxsampler_operator.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+SHUTDOWN_SECONDS = 3.0
+
+
+class Operator:
+    """One running operator: cluster, queue, pictures, watches."""
+
+    def __init__(self, settings: Settings, cluster: Cluster, pictures: Pictures | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        self._cluster = cluster
+        self._pictures = pictures or Pictures(self.add)
+        reconciler = Reconciler(cluster, settings, self._pictures)
+        self.queue = WorkQueue(reconciler.reconcile, slow_seconds=settings.resync_seconds)
+        self._loop = loop
+        samplers = Samplers()
+        registries = {name: kopf.OperatorRegistry() for name in ("built-in", "samplers", "kuberay")}
+        for registry in registries.values():
+            log_in(registry)
+        answer_probe(registries["built-in"], loop)
+        watch_children(registries["built-in"], BUILT_IN_KINDS, samplers, self.add_from_thread)
+        watch_samplers(registries["samplers"], samplers, self.add_from_thread)
+        watch_children(registries["kuberay"], KUBERAY_KINDS, samplers, self.add_from_thread)
+        spaces = settings.watch_namespaces
+        health = f"http://0.0.0.0:{settings.health_port}/healthz"
+        self._watchers = (
+            Watcher("built-in", registries["built-in"], spaces, _always, liveness=health),
+            Watcher("samplers", registries["samplers"], spaces, lambda: cluster.serves(SAMPLERS)),
+            Watcher("kuberay", registries["kuberay"], spaces, lambda: cluster.serves(RAY_SERVICES), self._look_at_all),
+        )  # fmt: skip
+
+    def add(self, key: Key) -> None:
+        """Make a key due."""
+        self.queue.add(key)
+
+    def add_from_thread(self, key: Key) -> None:
+        """As :meth:`add`, from the thread of a watch."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.queue.add, key)
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for watcher in self._watchers:
+                    group.create_task(watcher.run(), name=f"watcher {watcher.name}")
+        finally:
+            await asyncio.gather(self.queue.close(), self._pictures.close())
+            self._cluster.close()
+
+    def _look_at_all(self) -> None:
+        for key in self.queue.keys:
+            self.queue.add(key)
+
+
+async def _always() -> bool:
+    return True
+
+
+async def _kuberay(cluster: Cluster) -> str:
+    """For the first line of the log; a FluxSampler's condition says the same at any later time."""
+    try:
+        return "found" if await cluster.serves(RAY_SERVICES) else "missing"
+    except Retryable as error:
+        return f"unknown: {error}"
+
+
+async def _until_signal(settings: Settings) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    cluster = Cluster()
+    _log.info(
+        "operator starts", version=settings.version, serve_image=settings.serve_image,
+        namespaces=list(settings.watch_namespaces) or "all", kuberay=await _kuberay(cluster),
+    )  # fmt: skip
+    running = asyncio.create_task(Operator(settings, cluster).run(), name="operator")
+    stopping = asyncio.create_task(stopped.wait(), name="signal")
+    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if running.done():
+        await running  # raises what ended it
+        return
+    _log.info("operator stops")
+    running.cancel()
+    await asyncio.wait({running}, timeout=SHUTDOWN_SECONDS)
+
+
+def main() -> None:
+    """Run until SIGTERM; exit code 1 with one line of explanation when it cannot."""
+    code = 0
+    try:
+        settings = Settings.from_environment(os.environ)
+        logs.set_up(settings.log_level)
+        if settings.metrics_port:
+            start_http_server(settings.metrics_port)
+        asyncio.run(_until_signal(settings))
+    except OperatorError as error:
+        code = 1
+        _log.error("the operator cannot run", error=str(error))
+    logging.shutdown()
+    sys.stderr.flush()
+    # Threads of calls that the API server does not answer would hold the process for as long as their timeouts;
+    # nothing of ours is left to be saved.
+    os._exit(code)
