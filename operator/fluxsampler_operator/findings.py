@@ -57,11 +57,11 @@ class View:
             return self._finding("Accepted", "Unknown", Reason.PLANNING, "no plan has been made yet")
         layout, estimate = plan.layout, plan.estimate
         replicas = f"{layout.replicas} × " if layout.replicas != 1 else ""
-        return self._finding(
-            "Accepted", "True", Reason.PLANNED,
-            f"{replicas}{layout.summary}, fallback {plan.fallback.placement}; about {estimate.seconds_per_image:.3g} s a picture of "
-            f"{estimate.width}×{estimate.height} in {estimate.steps} steps",
-        )  # fmt: skip
+        words = (
+            f"{replicas}{layout.summary}, fallback {plan.fallback.placement}; about {estimate.seconds_per_image:.3g} s for "
+            f"{estimate.width}×{estimate.height} in {estimate.steps} steps"
+        )
+        return self._finding("Accepted", "True", Reason.PLANNED, "; ".join((words, *self.observed.notes)))
 
     def _cluster(self) -> Finding:
         cause = self.causes.get("ClusterReady")
@@ -200,7 +200,9 @@ class View:
         if picture is not None or not application.answers:
             return "none"
         if not application.running:
-            # Between two states: an engine that Serve calls healthy is behind a gateway that it calls healthy.
+            # Serve calls the gateway and an engine healthy. At a first start that only means: not all are up yet.
+            if "EngineReady" not in self.causes and (self.previous or {}).get("engine") in (None, "none"):
+                return "none"
             return "parallel" if application.healthy(PARALLEL) and self._wants_parallel else "fallback"
         if self._canary:
             return before

@@ -45,11 +45,13 @@ class Observed:
     ``pods`` are all pods with the sampler's label, ``events`` the Warning events about them and the
     RayService, newest last. ``apply_errors`` are messages of manifests that the API server refused.
     ``picture`` is None until one was asked for since the application's present form is up.
-    ``nodes`` are only looked at to explain why a pod cannot be scheduled.
+    ``nodes`` are only looked at to explain why a pod cannot be scheduled. ``notes`` are sentences that
+    qualify the plan, such as that no node could be read.
     """
 
     plan: PlanStatus | None = None
     refusal: Refusal | None = None
+    notes: tuple[str, ...] = ()
     kuberay: bool = True
     rayservice: Json | None = None
     pods: Sequence[Json] = ()
