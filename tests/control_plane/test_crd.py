@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import yaml
 
 from fluxsampler_api import crd
 from fluxsampler_api.sampler import GROUP, PLURAL
+from tests.support.cluster import ControlPlane
 from tests.support.kube import Kube
 from tests.support.spec_cases import BASE, Case, cases, merged
 
@@ -21,17 +23,18 @@ COMMITTED = Path(__file__).parents[2] / "crds" / f"{PLURAL}.{GROUP}.yaml"
 
 
 @pytest.fixture(scope="module")
-def kube(kube: Kube) -> Kube:
-    """An API server that knows FluxSamplers."""
+def kube(control_plane: ControlPlane) -> Kube:
+    """A user of an API server that knows FluxSamplers."""
+    kube = Kube(control_plane.kubeconfig)
     kube.must("apply", "--server-side", "--force-conflicts", "-f", str(COMMITTED))
     kube.must("wait", "--for=condition=Established", f"crd/{PLURAL}.{GROUP}", "--timeout=60s")
     return kube
 
 
 @pytest.fixture
-def sampler(kube: Kube, request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+def sampler(kube: Kube) -> Iterator[dict[str, Any]]:
     """A FluxSampler that is stored; gone after the test."""
-    document = named(f"t{abs(hash(request.node.name)) % 10**8}")
+    document = named(f"t{secrets.token_hex(4)}")
     assert kube.apply(document).ok
     yield document
     kube.must("delete", "fxs", document["metadata"]["name"], "--ignore-not-found")
@@ -45,7 +48,7 @@ def named(name: str, spec: dict[str, Any] | None = None) -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
 def test_server_and_pydantic_agree(kube: Kube, case: Case) -> None:
-    ran = kube.apply(case.document, dry_run=True)
+    ran = kube.apply(case.document, "--dry-run=server")
     assert ran.ok == case.valid, ran.text
     if not case.valid:
         for text in [case.server] if case.server else list(case.problems.values()):

@@ -1,14 +1,16 @@
-"""kubectl and helm as one user of one cluster: what a person types, and what comes back."""
+"""kubectl and helm as one user of one cluster: what a person types, and what comes back, refusals among it."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tools.cluster import recipes
+from tools.cluster.binaries import ensure
 
 CHART = Path(__file__).parents[2] / "charts" / "fluxsampler"
 
@@ -33,19 +35,17 @@ class Ran:
 
 @dataclass(frozen=True)
 class Kube:
-    """A user of the cluster that ``kubeconfig`` names; ``options`` go before every kubectl command."""
+    """The user that ``kubeconfig`` names; None for what needs no cluster."""
 
-    kubeconfig: Path
-    options: tuple[str, ...] = ()
-    folders: tuple[Path, ...] = field(default=())
+    kubeconfig: Path | None
 
     def kubectl(self, *arguments: str, stdin: str | None = None, seconds: float = 120) -> Ran:
         """Run kubectl, whatever it answers."""
-        return self._run(("kubectl", *self.options, *arguments), stdin, seconds)
+        return self._run("kubectl", arguments, stdin, seconds)
 
     def helm(self, *arguments: str, seconds: float = 300) -> Ran:
         """Run helm, whatever it answers."""
-        return self._run(("helm", *arguments), None, seconds)
+        return self._run("helm", arguments, None, seconds)
 
     def must(self, *arguments: str, stdin: str | None = None) -> str:
         """What kubectl prints; fails the test where kubectl fails."""
@@ -53,36 +53,39 @@ class Kube:
         assert ran.ok, f"kubectl {' '.join(arguments)}: {ran.text}"
         return ran.out
 
-    def apply(self, *documents: dict[str, Any], dry_run: bool = False) -> Ran:
-        """`kubectl apply` of objects."""
-        items = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
-        body = json.dumps(documents[0] if len(documents) == 1 else items)
-        return self.kubectl("apply", *(["--dry-run=server"] if dry_run else []), "-f", "-", stdin=body)
+    def must_helm(self, *arguments: str) -> str:
+        """What helm prints; fails the test where helm fails."""
+        ran = self.helm(*arguments)
+        assert ran.ok, f"helm {' '.join(arguments)}: {ran.text}"
+        return ran.out
+
+    def apply(self, document: dict[str, Any], *arguments: str) -> Ran:
+        """`kubectl apply` of one object."""
+        return self.kubectl("apply", *arguments, "-f", "-", stdin=json.dumps(document))
 
     def get(self, *arguments: str) -> Any:
         """`kubectl get … -o json`; None where it does not exist."""
         ran = self.kubectl("get", *arguments, "-o", "json")
-        if "NotFound" in ran.err:
+        if "(NotFound)" in ran.err:
             return None
         assert ran.ok, ran.text
         return json.loads(ran.out)
 
-    def _run(self, command: tuple[str, ...], stdin: str | None, seconds: float) -> Ran:
-        path = os.pathsep.join([*map(str, self.folders), os.environ["PATH"]])
-        program = shutil.which(command[0], path=path)
-        assert program, f"{command[0]} is neither in {self.folders} nor on PATH"
+    def _run(self, name: str, arguments: tuple[str, ...], stdin: str | None, seconds: float) -> Ran:
+        folder = ensure((recipes.CLIENTS,)).clients
+        home = self.kubeconfig.parent if self.kubeconfig else folder
         ended = subprocess.run(
-            (program, *command[1:]),
+            (folder / name, *arguments),
             input=stdin,
             capture_output=True,
             text=True,
             timeout=seconds,
             check=False,
-            # Nothing of the caller's helm or kubectl settings.
+            # None of the caller's own helm and kubectl settings.
             env={
-                "PATH": path,
-                "HOME": str(self.kubeconfig.parent),
-                "KUBECONFIG": str(self.kubeconfig),
+                "PATH": os.environ["PATH"],
+                "HOME": str(home),
+                "KUBECONFIG": str(self.kubeconfig or home / "none"),
             },
         )
         return Ran(ended.returncode, ended.stdout, ended.stderr)
