@@ -120,6 +120,7 @@ class LocalRay:
         instance: str | None = None,
         cpus: int = 4,
         gpus: int = 0,
+        resources: Mapping[str, float] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> Self:
         """Start Ray and Serve (controller and HAProxy) in this process' name.
@@ -132,6 +133,7 @@ class LocalRay:
             instance: id from :func:`new_instance`; None makes one.
             cpus: logical CPUs of this Ray: how many actors of one CPU each may run.
             gpus: GPUs of this Ray.
+            resources: custom resources of this Ray, as a cluster's nodes offer them.
             environment: more variables for all of its processes.
 
         Raises:
@@ -150,7 +152,8 @@ class LocalRay:
             undo.callback(processes.end_instance, instance, folder)
             variables = serve_environment(instance, folder, reservation) | dict(environment or {})
             undo.enter_context(_environment(variables))
-            _start_ray(instance, folder, max(object_store_bytes, SMALLEST_OBJECT_STORE), cpus, gpus, undo)
+            offered = {"num_cpus": cpus, "num_gpus": gpus, "resources": dict(resources or {})}
+            _start_ray(instance, folder, max(object_store_bytes, SMALLEST_OBJECT_STORE), offered, undo)
             _start_serve(host, http_port)
             _log.debug("ray started", instance=instance, folder=str(folder), port=http_port)
             return cls(instance, folder, host, http_port, undo.pop_all())
@@ -183,7 +186,7 @@ def service_url(host: str, port: int) -> str:
 
 
 def _start_ray(
-    instance: str, folder: Path, object_store_bytes: int, cpus: int, gpus: int, undo: ExitStack
+    instance: str, folder: Path, object_store_bytes: int, offered: dict[str, Any], undo: ExitStack
 ) -> None:
     if "ray.serve" in sys.modules and not _imported_in_haproxy_mode():
         raise LocalError(
@@ -202,8 +205,7 @@ def _start_ray(
                 ray.init(
                     address="local",
                     namespace="fluxsampler",
-                    num_cpus=cpus,
-                    num_gpus=gpus,
+                    **offered,
                     object_store_memory=object_store_bytes,
                     include_dashboard=False,
                     log_to_driver=True,

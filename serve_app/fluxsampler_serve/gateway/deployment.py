@@ -21,7 +21,7 @@ from fluxsampler_serve.metrics import GatewayMetrics
 from fluxsampler_serve.router import Router
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping
+    from collections.abc import Mapping
 
     from ray.serve.handle import DeploymentHandle
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -81,13 +81,14 @@ class Current:
     def __init__(self) -> None:
         self.app: ASGIApp | None = None
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI. Serve starts the lifespan before it hands the settings over, so that is answered here."""
         if scope["type"] == "lifespan":
-            return _live(receive, send)
-        if self.app is None:
+            await _live(receive, send)
+        elif self.app is None:
             raise ServeError("the gateway has no settings: Serve was given no user_config for it")
-        return self.app(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
 
 async def _live(receive: Receive, send: Send) -> None:
