@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from fluxsampler_api.app_args import Placement
 from fluxsampler_operator.builders import form, pods, sizes
+from fluxsampler_operator.builders.text import as_yaml
 from fluxsampler_operator.manifest import metadata
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def rayservice(
             # With None KubeRay leaves pods as they are, and rollout.py names what has to go; see there.
             "upgradeStrategy": {"type": "NewCluster" if spec.upgrade.strategy == "NewCluster" else "None"},
             "rayClusterConfig": cluster,
-            "serveConfigV2": yaml.safe_dump(serve, sort_keys=False, allow_unicode=True, width=120),
+            "serveConfigV2": as_yaml(serve),
         },
     }
 
