@@ -7,6 +7,10 @@ import socket
 import ssl
 import struct
 import urllib.request
+from pathlib import Path
+
+from tools.cluster.commands import run
+from tools.cluster.errors import CommandFailed
 
 _TIMEOUT = 3.0
 
@@ -38,3 +42,15 @@ def resolves(server: str, name: str) -> bool:
             return False
     flags, _, answers = struct.unpack(">HHH", answer[2:8])
     return answer[:2] == identity and flags & 0x000F == 0 and answers > 0
+
+
+def containerd_answers(address: Path) -> bool:
+    """Whether containerd and its CRI service answer on socket ``address``."""
+    try:
+        plugins = run(["ctr", "--address", address, "plugins", "ls"], timeout=10)
+    except CommandFailed:
+        return False
+    return any(
+        line.split()[:2] == ["io.containerd.grpc.v1", "cri"] and line.split()[-1] == "ok"
+        for line in plugins.splitlines()
+    )
