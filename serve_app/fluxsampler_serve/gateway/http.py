@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -14,6 +15,8 @@ from fluxsampler_serve.gateway import info, jobs, page, schemas
 from fluxsampler_serve.gateway.errors import ApiError, internal_error
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from starlette.types import Receive, Scope, Send
 
     from fluxsampler_api.app_args import AppArgs
@@ -71,18 +74,6 @@ def create(args: AppArgs, images: Images, router: Router) -> FastAPI:
             for status in named
         }
 
-    @app.post(
-        "/v1/images/generations",
-        response_model=schemas.ImageResponse,
-        responses=errors(400, 404, 413, 415, 422, 429, 500, 502, 503, 504),
-        summary="Draw pictures",
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ImageRequest"}}},
-            }
-        },
-    )
     async def generate(request: Request) -> Response:
         request_id = request.scope["fluxsampler.request_id"]
         try:
@@ -95,9 +86,23 @@ def create(args: AppArgs, images: Images, router: Router) -> FastAPI:
             events, headers = await images.stream(job)
             headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
             return EventResponse(events, headers)
-        content, headers = await images.generate(job)
-        return Response(content, media_type="application/json", headers=headers)
+        return ImageAnswer(*await images.generate(job))
 
+    app.router.add_api_route(
+        "/v1/images/generations",
+        generate,
+        methods=["POST"],
+        response_model=schemas.ImageResponse,
+        responses=errors(400, 404, 413, 415, 422, 429, 500, 502, 503, 504),
+        summary="Draw pictures",
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ImageRequest"}}},
+            }
+        },
+        route_class_override=DirectRoute,
+    )
     model = schemas.Model(id=args.model.name, object="model", created=0, owned_by="fluxsampler")
 
     @app.get("/v1/models", responses=errors(500), summary="The models to choose from")
@@ -131,6 +136,32 @@ def create(args: AppArgs, images: Images, router: Router) -> FastAPI:
     return app
 
 
+class DirectRoute(APIRoute):
+    """A documented route whose endpoint takes the request and returns the response, and that is all.
+
+    FastAPI would look for dependencies, bodies and models to fill in: a fifth of the gateway's time.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's hook for routes of one's own."""
+        return self.endpoint
+
+
+class ImageAnswer(Response):
+    """Pictures. ``done`` is called however the sending ends, and after it: nobody waits for the log line."""
+
+    def __init__(self, content: bytes, headers: dict[str, str], done: Callable[[], None]) -> None:
+        super().__init__(content, headers=headers, media_type="application/json")
+        self._done = done
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._done()
+
+
 class EventResponse(StreamingResponse):
     """Server-sent events, closed however the response ends: sent, left by its caller, or cancelled."""
 
@@ -153,17 +184,20 @@ async def read_body(request: Request, limit: int) -> bytes:
         raise ApiError(
             415, "unsupported_media_type", "the body must be JSON (content-type: application/json)"
         )
-    too_large = ApiError(413, "body_too_large", f"the body may have at most {limit} bytes")
     length = request.headers.get("content-length")
     if length is not None and length.isdecimal() and int(length) > limit:
-        raise too_large
+        raise _too_large(limit)
     size, chunks = 0, []
     async for chunk in request.stream():
         size += len(chunk)
         if size > limit:
-            raise too_large
+            raise _too_large(limit)
         chunks.append(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, "body_too_large", f"the body may have at most {limit} bytes")
 
 
 def _handle_errors(app: FastAPI) -> None:

@@ -107,19 +107,20 @@ class Images:
         self._admission = admission
         self._metrics = metrics
 
-    async def generate(self, job: Job) -> tuple[bytes, dict[str, str]]:
-        """The answer's body and headers. Raises ApiError."""
+    async def generate(self, job: Job) -> tuple[bytes, dict[str, str], Callable[[], None]]:
+        """The answer's body and headers, and what counts and logs it, due when it was sent. Raises ApiError."""
         answer = Answer(job)
         try:
             deadline = asyncio.get_running_loop().time() + job.timeout_seconds
             async with asyncio.timeout_at(deadline):
                 drawn = await self._admitted(answer, deadline)
-            answer.status = 200
-            return self._body(answer, drawn), answer.headers()
-        except (ServeError, TimeoutError) as error:
-            raise self._failed(answer, error) from error
-        finally:
+            body = self._body(answer, drawn)
+        except BaseException as error:
+            failed = self._failed(answer, error) if isinstance(error, ServeError | TimeoutError) else None
             self._done(answer)
+            raise error if failed is None else failed from error
+        answer.status = 200
+        return body, answer.headers(), lambda: self._done(answer)
 
     async def stream(self, job: Job) -> tuple[EventStream, dict[str, str]]:
         """The events of a streamed answer, and headers; whoever takes them closes them.
