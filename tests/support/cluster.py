@@ -6,30 +6,82 @@ A conftest takes the fixtures it wants by importing them:
 
 ``FLUXSAMPLER_TEST_CLUSTER`` says which cluster: unset, ours (made when there is none; what cannot run
 here skips and says what is missing); ``required``, ours, and what cannot run fails; ``existing``, the one
-of the caller's KUBECONFIG.
+of the caller's KUBECONFIG, which needs KubeRay and, in ``FLUXSAMPLER_TEST_REGISTRY``, a registry that its
+nodes pull from.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from tools.cluster.commands import Kubectl
+from tools.cluster.audit import AuditLog
+from tools.cluster.cluster import Cluster
+from tools.cluster.commands import Kubectl, run
 from tools.cluster.control_plane import ControlPlane
 from tools.cluster.errors import BuildFailed, CannotRun
+from tools.cluster.registry import ADDRESS
 from tools.cluster.waiting import wait_for
 
-__all__ = ["ControlPlane", "Kubectl", "control_plane", "fresh_namespace", "wait_for"]
+__all__ = [
+    "ControlPlane",
+    "Kubectl",
+    "LiveCluster",
+    "cluster",
+    "control_plane",
+    "fresh_namespace",
+    "wait_for",
+]
 
 MODE = "FLUXSAMPLER_TEST_CLUSTER"
+REGISTRY = "FLUXSAMPLER_TEST_REGISTRY"
 LABEL = "fluxsampler.io/test"
+_HELM_SECONDS = 300.0
 
 
-def cannot_run(error: Exception) -> NoReturn:
+@dataclass(frozen=True, slots=True)
+class LiveCluster:
+    """A whole cluster: nodes, KubeRay, a registry.
+
+    Attributes:
+        registry: where its nodes pull from, as ``host:port``.
+        tool: the handle of our own cluster; None for the caller's.
+    """
+
+    kubectl: Kubectl
+    helm_program: Path
+    registry: str
+    tool: Cluster | None
+
+    @property
+    def kubeconfig(self) -> Path:
+        """Of an administrator."""
+        return self.kubectl.kubeconfig
+
+    def helm(self, *arguments: str | Path, timeout: float = _HELM_SECONDS) -> str:
+        """Standard output of ``helm ARGUMENTS``."""
+        return run([self.helm_program, "--kubeconfig", self.kubeconfig, *arguments], timeout=timeout)
+
+    def ours(self) -> Cluster:
+        """The tool's handle, for tests that change the cluster itself; on the caller's own they skip."""
+        if self.tool is None:
+            pytest.skip(f"changes the cluster itself, so it needs our own: unset {MODE}")
+        return self.tool
+
+    @property
+    def audit(self) -> AuditLog:
+        """The API server's audit log; tests that read it skip on the caller's own cluster."""
+        return self.ours().audit
+
+
+def cannot_run(error: Exception | str) -> NoReturn:
     """Skip, or fail where the caller has said that these tests must run."""
     text = f"no Kubernetes for this test: {error}"
     if os.environ.get(MODE) == "required":
@@ -49,6 +101,37 @@ def control_plane() -> Iterator[ControlPlane]:
         yield plane
     finally:
         plane.close()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[LiveCluster]:
+    """The whole cluster, left as it was found: one that was up stays up."""
+    if os.environ.get(MODE) == "existing":
+        yield _existing()
+        return
+    ours = Cluster()
+    was_up = ours.report().up
+    try:
+        ours.up()
+    except (CannotRun, BuildFailed) as error:
+        cannot_run(error)
+    try:
+        yield LiveCluster(ours.kubectl, ours.binaries.path("helm"), ADDRESS, ours)
+    finally:
+        if not was_up:
+            ours.down()
+
+
+def _existing() -> LiveCluster:
+    given = os.environ.get("KUBECONFIG")
+    programs = {name: shutil.which(name) for name in ("kubectl", "helm")}
+    absent = [name for name, path in programs.items() if path is None]
+    if not given or absent:
+        cannot_run(
+            f"{MODE}=existing needs KUBECONFIG set and on PATH: {', '.join(absent) or 'kubectl, helm'}"
+        )
+    kubectl = Kubectl(Path(programs["kubectl"] or ""), Path(given))
+    return LiveCluster(kubectl, Path(programs["helm"] or ""), os.environ.get(REGISTRY, ADDRESS), None)
 
 
 @contextmanager
