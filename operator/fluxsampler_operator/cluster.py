@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +44,8 @@ APPLIED_ANNOTATION = "fluxsampler.io/applied"
 THREADS = 8
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 15.0
+# Objects of one answer: what is parsed at once bounds the memory that a large cluster costs.
+PAGE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +135,14 @@ class Cluster:
             return None
 
     async def find(
-        self, resource: Resource, namespace: str | None, *, labels: Mapping[str, str] | None = None, fields: str = ""
+        self, resource: Resource, namespace: str | None, *, labels: Mapping[str, str] | None = None, fields: str = "",
+        keep: Callable[[Manifest], Manifest] = lambda item: item,
     ) -> list[Manifest]:  # fmt: skip
-        """All objects of a namespace (None: of the cluster) that carry ``labels`` and match the field selector."""
-        query: list[tuple[str, str]] = [("limit", "500")]
+        """All objects of a namespace (None: of the cluster) that carry ``labels`` and match the field selector.
+
+        ``keep`` takes what is needed of each, page by page; items of a list carry no apiVersion and kind.
+        """
+        query: list[tuple[str, str]] = [("limit", str(PAGE))]
         if labels:
             query.append(("labelSelector", ",".join(f"{key}={value}" for key, value in labels.items())))
         if fields:
@@ -150,7 +156,7 @@ class Cluster:
                 resource,
                 [*query, ("continue", proceed)] if proceed else query,
             )
-            items += page.get("items") or []
+            items += [keep(item) for item in page.get("items") or ()]
             proceed = (page.get("metadata") or {}).get("continue") or ""
             if not proceed:
                 return items

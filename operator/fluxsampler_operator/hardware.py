@@ -20,6 +20,7 @@ from fluxsampler_planner.hardware import Hardware
 
 if TYPE_CHECKING:
     from fluxsampler_api.spec import FluxSamplerSpec
+    from fluxsampler_operator.manifest import Manifest
     from fluxsampler_operator.observed import Json
 
 GPU_RESOURCE = "nvidia.com/gpu"
@@ -37,6 +38,16 @@ class Found:
     hardware: Hardware | None
     nodes: int
     seen: int
+
+
+def trimmed(node: Manifest) -> Manifest:
+    """The parts of a node that anybody here reads: images and managed fields are most of the rest."""
+    meta, spec, status = node["metadata"], node.get("spec") or {}, node.get("status") or {}
+    return {
+        "metadata": {"name": meta["name"], "labels": meta.get("labels") or {}},
+        "spec": {key: spec[key] for key in ("taints", "unschedulable") if key in spec},
+        "status": {key: status[key] for key in ("allocatable", "capacity", "conditions") if key in status},
+    }
 
 
 def found_hardware(nodes: Sequence[Json], spec: FluxSamplerSpec) -> Found:

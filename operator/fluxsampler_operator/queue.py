@@ -23,6 +23,8 @@ _log = structlog.get_logger(__name__)
 FIRST_BACKOFF = 1.0
 LAST_BACKOFF = 60.0
 CONCURRENCY = 8
+# Changes come in bursts (a rollout's pods, our own writes): a run that follows another at once waits a moment for the rest.
+SETTLE_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -68,12 +70,14 @@ class WorkQueue:
         *,
         slow_seconds: float,
         concurrency: int = CONCURRENCY,
+        settle_seconds: float = SETTLE_SECONDS,
         later: Callable[[float, Callable[[], None]], Timer] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._work = work
         self._slow = slow_seconds
         self._slots = asyncio.Semaphore(concurrency)
+        self._settle = settle_seconds
         self._later = later
         self._jitter = jitter
         self._entries: dict[Key, _Entry] = {}
@@ -123,6 +127,7 @@ class WorkQueue:
                     wait = await self._once(key, entry)
                 if not entry.again:
                     break
+                await asyncio.sleep(self._settle)
         finally:
             entry.task = None
             QUEUED.dec()

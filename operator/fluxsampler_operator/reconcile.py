@@ -18,7 +18,8 @@ from fluxsampler_operator.builders import desired
 from fluxsampler_operator.builders.rollout import outdated
 from fluxsampler_operator.cluster import EVENTS, NODES, PODS, RAY_CLUSTERS, RAY_SERVICES, SAMPLERS, Cluster
 from fluxsampler_operator.comparison import digest
-from fluxsampler_operator.errors import Conflict, Forbidden, KindMissing, Permanent
+from fluxsampler_operator.errors import Conflict, Forbidden, KindMissing, NotFound, OperatorError, Permanent
+from fluxsampler_operator.hardware import trimmed
 from fluxsampler_operator.manifest import Manifest, Owner, selector
 from fluxsampler_operator.metrics import forget_conditions, show_conditions
 from fluxsampler_operator.observed import Json, Observed, PictureResult, Refusal
@@ -30,12 +31,13 @@ from fluxsampler_operator.reasons import Reason
 from fluxsampler_operator.removal import finish_removal
 from fluxsampler_operator.serve_state import application
 from fluxsampler_operator.settings import Settings
-from fluxsampler_operator.status import next_status, transitions
+from fluxsampler_operator.status import EventNote, next_status, transitions
 
 _log = structlog.get_logger(__name__)
 
 PORT = 8000
 FRESH_NODES_SECONDS = 10.0
+FORBIDDEN_NODES_SECONDS = 300.0
 FRESH_KINDS_SECONDS = 3.0
 # While something is not as it should be it is looked at again, less and less often: events of pods and RayService
 # come at once anyway, only what nobody watches (Events, nodes) waits for this.
@@ -69,11 +71,20 @@ class Reconciler:
         live = await self._cluster.get(SAMPLERS, key.namespace, key.name)
         if live is None or live["metadata"].get("deletionTimestamp"):
             return await self._gone(key)
+        try:
+            return await self._present(key, live)
+        except NotFound:
+            return 1.0  # it went while it was looked at
+
+    async def _present(self, key: Key, live: Manifest) -> float:
         owner = Owner(key.name, key.namespace, live["metadata"]["uid"])
         outcome = await self._plan(live)
         kuberay = await self.kuberay()
         rayservice, errors, pending = await self._apply(outcome, owner, kuberay)
-        observed, wait = await self._observe(key, owner, outcome, kuberay, rayservice, errors)
+        pods = await self._cluster.find(PODS, owner.namespace, labels=selector(owner))
+        if rayservice is not None and not errors:
+            await self._roll_out(live, owner, rayservice, pods)
+        observed, wait = await self._observe(key, owner, outcome, kuberay, rayservice, pods, errors)
         changed = await self._write(live, observed)
         asks = outcome.sampler is not None and outcome.sampler.spec.canary.enabled
         settled = _settled(observed, asks=asks)
@@ -105,13 +116,15 @@ class Reconciler:
 
     async def _read_nodes(self) -> list[Manifest] | None:
         """All nodes, at most a few seconds old; None where RBAC does not let the operator read them."""
-        read_at, nodes = self._nodes
-        if self._clock() - read_at >= FRESH_NODES_SECONDS:
+        until, nodes = self._nodes
+        if self._settings.read_nodes and self._clock() >= until:
+            fresh = FRESH_NODES_SECONDS
             try:
-                nodes = await self._cluster.find(NODES, None)
-            except Forbidden:
-                nodes = None
-            self._nodes = (self._clock(), nodes)
+                nodes = await self._cluster.find(NODES, None, keep=trimmed)
+            except Forbidden as error:
+                _log.warning("plans without nodes", error=str(error))
+                nodes, fresh = None, FORBIDDEN_NODES_SECONDS
+            self._nodes = (self._clock() + fresh, nodes)
         return nodes
 
     async def _apply(
@@ -153,12 +166,10 @@ class Reconciler:
         return rayservice, tuple(errors), pending
 
     async def _observe(
-        self, key: Key, owner: Owner, outcome: Planned, kuberay: bool, rayservice: Json | None, errors: tuple[str, ...]
+        self, key: Key, owner: Owner, outcome: Planned, kuberay: bool, rayservice: Json | None, pods: Sequence[Manifest],
+        errors: tuple[str, ...],
     ) -> tuple[Observed, float | None]:  # fmt: skip
-        pods = await self._cluster.find(PODS, owner.namespace, labels=selector(owner))
         url = f"http://{owner.child}.{owner.namespace}.svc:{PORT}"
-        if rayservice is not None and not errors:
-            await self._roll_out(owner, rayservice, pods)
         picture, wait = self._picture(key, owner, outcome, rayservice, url)
         events = () if picture is not None and picture.drawn else await self._events(owner, rayservice, pods)
         observed = Observed(
@@ -177,7 +188,9 @@ class Reconciler:
         )
         return observed, wait
 
-    async def _roll_out(self, owner: Owner, rayservice: Json, pods: Sequence[Manifest]) -> None:
+    async def _roll_out(
+        self, live: Manifest, owner: Owner, rayservice: Json, pods: Sequence[Manifest]
+    ) -> None:
         """Delete RayClusters of a former form: KubeRay makes them anew from the RayService (docs/dev, roll-out)."""
         clusters = await self._cluster.find(RAY_CLUSTERS, owner.namespace, labels=selector(owner))
         names = outdated(rayservice, clusters, pods)
@@ -185,7 +198,8 @@ class Reconciler:
             name = cluster["metadata"]["name"]
             if name in names:
                 await self._cluster.delete(RAY_CLUSTERS, cluster)
-                _log.info("replacing", raycluster=name, namespace=owner.namespace)
+                message = f"the pods' form has changed, or their cluster's has: replacing RayCluster {name}"
+                await self._tell(live, EventNote("Normal", "RollingOut", message))
 
     def _picture(
         self, key: Key, owner: Owner, outcome: Planned, rayservice: Json | None, url: str
@@ -231,11 +245,18 @@ class Reconciler:
             return False
         await self._cluster.patch_status(meta["namespace"], meta["name"], meta["uid"], status)
         for note in transitions(previous, status):
-            _log.info(
-                "transition", sampler=f"{meta['namespace']}/{meta['name']}", reason=note.reason, message=note.message
-            )  # fmt: skip
-            await self._cluster.create_event(live, note.type, note.reason, note.message)
+            await self._tell(live, note)
         return True
+
+    async def _tell(self, live: Manifest, note: EventNote) -> None:
+        """Log it and make an Event of it; status is what counts, so an Event that is not taken ends nothing."""
+        meta = live["metadata"]
+        sampler = f"{meta['namespace']}/{meta['name']}"
+        _log.info("transition", sampler=sampler, reason=note.reason, message=note.message)
+        try:
+            await self._cluster.create_event(live, note.type, note.reason, note.message)
+        except OperatorError as error:
+            _log.warning("no Event was written", sampler=sampler, reason=note.reason, error=str(error))
 
     def _next(self, key: Key, *, settled: bool, changed: bool, wait: float | None) -> float:
         if settled:

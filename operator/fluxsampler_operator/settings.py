@@ -24,7 +24,8 @@ class Settings:
 
     ``serve_image`` runs in the Ray pods unless podTemplate names another. ``watch_namespaces`` empty
     means all. ``probe_key`` signs the operator's own requests (see ``picture.py``). ``resync_seconds``
-    is the slow level-based round for each object, beside the events. ``metrics_port`` 0: no metrics.
+    is the slow level-based round for each object, beside the events. ``read_nodes`` False: the role allows it not
+    (the default of a namespaced installation). ``metrics_port`` 0: no metrics.
     """
 
     serve_image: str = "fluxsampler-serve:latest"
@@ -32,6 +33,7 @@ class Settings:
     image_pull_secrets: tuple[str, ...] = ()
     watch_namespaces: tuple[str, ...] = ()
     probe_key: bytes = b""
+    read_nodes: bool = True
     resync_seconds: float = 300.0
     health_port: int = 8080
     metrics_port: int = 9090
@@ -58,6 +60,10 @@ class Settings:
                 raise Permanent(f"{PREFIX}{name} is {written!r}; use a port number")
             return int(written)
 
+        namespaces = words("WATCH_NAMESPACES")
+        nodes = text("READ_NODES", "false" if namespaces else "true").lower()
+        if nodes not in ("true", "false"):
+            raise Permanent(f"{PREFIX}READ_NODES is {nodes!r}; use true or false")
         level = text("LOG_LEVEL", cls.log_level).upper()
         if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise Permanent(f"{PREFIX}LOG_LEVEL is {level!r}; use DEBUG, INFO, WARNING or ERROR")
@@ -72,8 +78,9 @@ class Settings:
             serve_image=text("SERVE_IMAGE", cls.serve_image),
             image_pull_policy=policy,
             image_pull_secrets=words("IMAGE_PULL_SECRETS"),
-            watch_namespaces=words("WATCH_NAMESPACES"),
+            watch_namespaces=namespaces,
             probe_key=text("PROBE_KEY", "").encode(),
+            read_nodes=nodes == "true",
             resync_seconds=resync,
             health_port=port("HEALTH_PORT", cls.health_port),
             metrics_port=port("METRICS_PORT", cls.metrics_port),

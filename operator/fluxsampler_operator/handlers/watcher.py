@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -21,8 +22,9 @@ from fluxsampler_operator.handlers.settings import watching_settings
 _log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 3.0
-AGAIN_SECONDS = 2.0
-STOP_SECONDS = 2.0
+FIRST_PAUSE, LAST_PAUSE = 1.0, 10.0
+# A watch that lived so long was well; what ends it then is news, and no reason for a longer pause.
+WELL_SECONDS = 60.0
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Watcher:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        missing = False
+        missing, pause = False, FIRST_PAUSE
         while True:
             while not await self._is_served():
                 if not missing:
@@ -48,8 +50,10 @@ class Watcher:
                 await asyncio.sleep(LOOK_SECONDS)
             missing = False
             self.appeared()
+            started = time.monotonic()
             await self._in_thread()
-            await asyncio.sleep(AGAIN_SECONDS)
+            pause = FIRST_PAUSE if time.monotonic() - started > WELL_SECONDS else min(LAST_PAUSE, pause * 2)
+            await asyncio.sleep(pause)
 
     async def _is_served(self) -> bool:
         try:
