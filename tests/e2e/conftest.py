@@ -1,4 +1,4 @@
-"""Tests on the whole cluster."""
+"""Tests on the whole cluster, with FluxSampler installed as a user installs it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,27 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.cluster import LiveCluster, cluster, fresh_namespace
+from tests.support.installation import RESTRICTED, Installation, build_images
 
-__all__ = ["cluster", "namespace"]
+__all__ = ["cluster", "images", "installed", "namespace"]
 
 
 @pytest.fixture
 def namespace(cluster: LiveCluster) -> Iterator[str]:
-    """A namespace of the test's own."""
-    with fresh_namespace(cluster.kubectl) as name:
+    """A namespace of the test's own, at Pod Security level restricted."""
+    with fresh_namespace(cluster.kubectl, RESTRICTED) as name:
         yield name
+
+
+@pytest.fixture(scope="session")
+def images(cluster: LiveCluster) -> None:
+    """Both images, as the working tree is, in the cluster's registry."""
+    build_images(cluster)
+
+
+@pytest.fixture(scope="session")
+def installed(cluster: LiveCluster, images: None) -> Installation:
+    """The chart, installed; whoever changes the release puts it back by ``installed.install()``."""
+    release = Installation(cluster)
+    release.install()
+    return release
