@@ -21,6 +21,7 @@ import structlog
 
 from fluxsampler_serve.devices import forkserver_environment
 from fluxsampler_serve.errors import EngineStartFailed
+from fluxsampler_serve.gang.linux import describe_exit, oom_kills
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +48,7 @@ class Forkserver:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._exits: dict[int, str] = {}
+        self._oom_kills: int | None = None
 
     @property
     def pid(self) -> int | None:
@@ -72,6 +74,7 @@ class Forkserver:
             )
             theirs.close()
             self._socket = ours
+            self._oom_kills = oom_kills()
 
     def wait_ready(self) -> None:
         """Until its imports are done. Raises :class:`~fluxsampler_serve.errors.EngineStartFailed`."""
@@ -128,6 +131,14 @@ class Forkserver:
             self.import_seconds = None
             self._exits.clear()
 
+    def _how_it_ended(self) -> str:
+        try:
+            code = -1 if self._process is None else self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            return "closed its connection"
+        # Popen hands a signal on as a negative number, describe_exit reads the kernel's wait status.
+        return describe_exit(-code if code < 0 else code << 8, self._oom_kills)
+
     def _receive(self, wanted: tuple[str, ...], seconds: float) -> tuple[tuple[Any, ...], list[int]]:
         if self._socket is None:
             raise EngineStartFailed("the forkserver is not running")
@@ -141,7 +152,9 @@ class Forkserver:
             except ConnectionResetError:  # it died with a message of ours unread
                 data, fds = b"", []
             if not data:
-                raise EngineStartFailed("the forkserver died; its own message is above in the log")
+                raise EngineStartFailed(
+                    f"the forkserver {self._how_it_ended()}; its own message is above in the log"
+                )
             message = pickle.loads(data)  # noqa: S301 (from our own child, over a socketpair)
             if message[0] == "exited":
                 self._exits[message[1]] = message[2]

@@ -8,6 +8,8 @@ import signal
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
+# Of cgroup v2 and v1, as a container sees its own: Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst.
+OOM_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 
 
 def die_with_parent(parent: int) -> None:
@@ -38,10 +40,29 @@ def process_state(pid: int) -> str:
     return stat.rpartition(")")[2].split()[0]
 
 
-def describe_exit(status: int) -> str:
-    """A wait status in words."""
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        hint = " (out of memory?)" if number == signal.SIGKILL else ""
-        return f"was killed by {signal.Signals(number).name}{hint}"
-    return f"exited with code {os.waitstatus_to_exitcode(status)}"
+def oom_kills(counters: tuple[Path, ...] = OOM_COUNTERS) -> int | None:
+    """Processes of this container that the kernel killed at its memory limit; None where no cgroup counts them."""
+    for counter in counters:
+        try:
+            lines = counter.read_text().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            name, _, number = line.partition(" ")
+            if name == "oom_kill":
+                return int(number)
+    return None
+
+
+def describe_exit(status: int, oom_kills_before: int | None = None) -> str:
+    """A wait status in words; ``oom_kills_before`` is the count of :func:`oom_kills` from when it still ran."""
+    if not os.WIFSIGNALED(status):
+        return f"exited with code {os.waitstatus_to_exitcode(status)}"
+    number = os.WTERMSIG(status)
+    words = f"was killed by {signal.Signals(number).name}"
+    if number != signal.SIGKILL:
+        return words
+    now = oom_kills()
+    if oom_kills_before is None or now is None:
+        return f"{words} (out of memory?)"
+    return f"{words}: out of memory at the container's limit" if now > oom_kills_before else words

@@ -21,7 +21,7 @@ import time
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
-from fluxsampler_serve.gang.linux import describe_exit, die_with_parent, threads
+from fluxsampler_serve.gang.linux import describe_exit, die_with_parent, oom_kills, threads
 
 PARENT_CHECK_SECONDS = 1.0
 MAX_FDS = 8
@@ -46,6 +46,7 @@ class Server:
         self.replica = replica
         self.parent = parent
         self.children: set[int] = set()
+        self.oom_kills = oom_kills()
 
     def preload(self, device: str) -> None:
         """Import what ranks use, and report how long it took or why it failed."""
@@ -118,7 +119,7 @@ class Server:
             if pid == 0:
                 return
             self.children.discard(pid)
-            self._send(("exited", pid, describe_exit(status)))
+            self._send(("exited", pid, describe_exit(status, self.oom_kills)))
 
     def _send(self, message: tuple[object, ...]) -> None:
         try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+from pathlib import Path
 
 import pytest
 import torch
 
 from fluxsampler_serve import devices, xfuser_adapter
 from fluxsampler_serve.errors import AdapterMismatch
+from fluxsampler_serve.gang import linux
 from fluxsampler_serve.gang.linux import describe_exit, process_state
 
 
@@ -75,6 +77,37 @@ def test_another_version_is_refused_by_name(
 
 def test_installed_versions_are_those_of_the_adapter() -> None:
     xfuser_adapter.check_versions()
+
+
+@pytest.mark.parametrize(
+    ("texts", "kills"),
+    [
+        (("low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 0\n",), 2),  # cgroup v2, memory.events
+        (("oom_kill_disable 0\nunder_oom 0\noom_kill 5\n",), 5),  # cgroup v1, memory.oom_control
+        (("low 0\n",), None),
+        ((), None),
+    ],
+)
+def test_kills_for_memory_are_counted_by_the_cgroup(
+    texts: tuple[str, ...], kills: int | None, tmp_path: Path
+) -> None:
+    absent = tmp_path / "absent"
+    files = tuple(tmp_path / str(number) for number, _ in enumerate(texts))
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(text)
+    assert linux.oom_kills((absent, *files)) == kills
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [(None, 1, " (out of memory?)"), (1, None, " (out of memory?)"), (1, 1, ""), (1, 2, ": out of memory at the container's limit")],
+)  # fmt: skip
+def test_a_kill_for_memory_is_told_from_another(
+    before: int | None, now: int | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linux, "oom_kills", lambda: now)
+    assert describe_exit(9, before) == f"was killed by SIGKILL{words}"
+    assert describe_exit(6, before) == "was killed by SIGABRT"
 
 
 def test_ends_of_processes_in_words() -> None:
