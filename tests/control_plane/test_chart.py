@@ -77,6 +77,7 @@ def test_lint(values: tuple[str, ...]) -> None:
         ("image.repo=x", "at '/image': additional properties 'repo' not allowed"),
         ("serve.image.name=x", "at '/serve/image': additional properties 'name' not allowed"),
         ("image.pullPolicy=Sometimes", "'/image/pullPolicy': value must be one of 'Always', 'IfNotPresent', 'Never'"),
+        ("rbac.nodes=true", "'/rbac/nodes': value must be one of 'Auto', 'Enabled', 'Disabled'"),
         ("image.digest=abc", "at '/image/digest': 'abc' does not match pattern"),
         ("imageRegistry=https://r.example", "at '/imageRegistry'"),
         ("watchNamespaces=default", "at '/watchNamespaces': got string, want array"),
@@ -102,7 +103,7 @@ def test_an_older_kubernetes_is_refused() -> None:
 
 
 def test_what_the_chart_sets_is_what_the_operator_reads() -> None:
-    given = ("-f", str(FULL), "--set", "watchNamespaces={team-a,team-b}")
+    given = ("-f", str(FULL), "--set", "watchNamespaces={team-a,team-b}", "--set", "rbac.nodes=Enabled")
     environment = {
         entry["name"]: entry.get("value", "key of the Secret") for entry in operator(rendered(*given))["env"]
     }
@@ -113,6 +114,8 @@ def test_what_the_chart_sets_is_what_the_operator_reads() -> None:
     assert settings.image_pull_secrets == ("serve-pull", "other-pull")
     assert settings.watch_namespaces == ("team-a", "team-b")
     assert settings.resync_seconds == 120
+    assert settings.log_level == "DEBUG"
+    assert settings.read_nodes
     assert settings.probe_key == b"key of the Secret"
     for name in ours:  # each is read: without it, something else comes out
         rest = {key: value for key, value in environment.items() if key != name}

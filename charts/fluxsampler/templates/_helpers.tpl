@@ -67,3 +67,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end -}}
 {{- join "," $names -}}
 {{- end -}}
+
+{{/* "true" where the operator may list nodes. */}}
+{{- define "fluxsampler.readNodes" -}}
+{{- if eq .Values.rbac.nodes "Auto" -}}
+{{- empty .Values.watchNamespaces -}}
+{{- else -}}
+{{- eq .Values.rbac.nodes "Enabled" -}}
+{{- end -}}
+{{- end -}}
