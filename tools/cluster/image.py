@@ -1,0 +1,277 @@
+"""Builds the project's images without Docker and pushes them: `python -m tools.cluster image [operator|serve]`.
+
+The base is a root file system that mmdebstrap makes once per machine; buildah builds the Dockerfile on
+it, and pushes the layers that the registry lacks. All state lies in the cache folder of this tool, and
+a lock lets callers in one after the other. What a build takes from this machine (package index,
+certificates, wheels) stays in no image: docs/dev/images.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.cluster.binaries import cache_folder
+from tools.cluster.commands import run
+from tools.cluster.errors import BuildFailed, CannotRun, ClusterError, CommandFailed
+from tools.cluster.files import publish
+from tools.cluster.locks import exclusive
+from tools.cluster.pip_inputs import PipInputs
+from tools.cluster.say import say, step
+
+PROJECT = Path(__file__).resolve().parents[2]
+TARGETS = ("operator", "serve")
+REGISTRY = "127.0.0.1:5000"
+TAG = "dev"
+
+SUITE = "bookworm"
+# All that the Dockerfile would install from Debian is here already, so that no build asks for it again.
+BASE_PACKAGES = ("bash", "ca-certificates", "netbase", "python3", "python3-venv", "tini", "tzdata", "wget")
+_DEBIAN = "http://deb.debian.org/debian"
+_PUBLIC = {SUITE: _DEBIAN, f"{SUITE}-updates": _DEBIAN, f"{SUITE}-security": f"{_DEBIAN}-security"}
+# Manuals and translations; the licences stay.
+_LEFT_OUT = (
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/info/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+)
+# Counted up when base() makes something else of the same packages.
+_BASE_RECIPE = 1
+
+_PROGRAMS = ("buildah", "mmdebstrap")
+# chroot needs nothing that a container without privileges over namespaces would lack.
+_BUILD = ("build", "--isolation", "chroot", "--format", "oci")
+_SECONDS = 3600.0
+_LOG_TAIL = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of an image: digest of its uncompressed tar, and that tar's bytes."""
+
+    digest: str
+    size: int
+
+
+def reference(target: str, tag: str = TAG, registry: str = REGISTRY) -> str:
+    """The image of ``target`` as a pod names it."""
+    return f"{registry}/fluxsampler-{target}:{tag}"
+
+
+class ImageBuilder:
+    """buildah, with a storage of its own below ``folder``; use it inside :meth:`alone`.
+
+    Steps that fail raise BuildFailed: the text ends with what the step said last, and names its log.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or cache_folder() / "images"
+        storage = self.folder / "storage"
+        # buildah counts mounts here; no mount outlives a reboot, so neither may the counts.
+        volatile = Path("/run", f"fluxsampler-images-{hashlib.sha256(bytes(storage)).hexdigest()[:8]}")
+        self._buildah = ("buildah", "--root", str(storage), "--runroot", str(volatile))
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One caller at a time; what a killed one left half done is removed.
+
+        Raises:
+            CannotRun: a program is missing, or this is not root.
+        """
+        _require()
+        with exclusive(self.folder / "lock", lambda who: say(f"   waiting for {who}, which builds images")):
+            shutil.rmtree(self.folder / "tmp", ignore_errors=True)
+            self._run("tidy", "rm", "--all")
+            yield
+
+    def base(self) -> str:
+        """The image that the Dockerfile is built on here; made when there is none yet."""
+        recipe = repr((_BASE_RECIPE, SUITE, BASE_PACKAGES, _LEFT_OUT))
+        image = f"localhost/fluxsampler-base:{hashlib.sha256(recipe.encode()).hexdigest()[:10]}"
+        if self._has(image):
+            return image
+        with step("Base image of Debian packages (once)"), self._temporary() as folder:
+            self._log("base", base_command(folder / "root.tar", machine_sources(), machine_apt_options()))
+            publish(folder / "Dockerfile", 'FROM scratch\nADD root.tar /\nCMD ["python3"]\n')
+            self._run("base", *_BUILD, "--tag", image, str(folder))
+        return image
+
+    def build(self, target: str, tag: str = TAG, base: str | None = None, project: Path = PROJECT) -> str:
+        """Build ``target`` of ``project``'s Dockerfile on ``base`` (None: :meth:`base`); returns its local name."""
+        if target not in TARGETS:
+            raise CannotRun(
+                f"there is no image {target!r}: {' and '.join(TARGETS)} are what the Dockerfile makes"
+            )
+        image = f"localhost/fluxsampler-{target}:{tag}"
+        arguments = {
+            "BASE_IMAGE": base or self.base(),
+            "VERSION": _version(project),
+            "REVISION": _revision(project),
+        }
+        with step(f"Image {target}"), PipInputs.of_machine().options() as pip:
+            given = [f"--build-arg={name}={value}" for name, value in arguments.items()]
+            self._run(
+                target, *_BUILD, "--layers", "--target", target, "--tag", image, *given, *pip, str(project)
+            )
+        return image
+
+    def push(self, target: str, tag: str = TAG, registry: str = REGISTRY) -> str:
+        """Push what :meth:`build` made to ``registry``; returns its name there, for pods."""
+        image = reference(target, tag, registry)
+        # A registry on the loopback interface has no certificate. zstd: a fraction of gzip's time on both ends.
+        verify = "false" if registry.startswith(("127.", "localhost")) else "true"
+        how = (f"--tls-verify={verify}", "--format", "oci", "--compression-format", "zstd")
+        with step(f"Push {image}"):
+            self._run(
+                f"push-{target}", "push", *how, f"localhost/fluxsampler-{target}:{tag}", f"docker://{image}"
+            )
+        return image
+
+    def layers(self, image: str) -> tuple[Layer, ...]:
+        """The layers of a local image, lowest first.
+
+        Raises:
+            CommandFailed: there is no such image.
+        """
+        text = run([*self._buildah, "inspect", "--type", "image", "--format", "{{.Manifest}}", image])
+        return tuple(Layer(layer["digest"], layer["size"]) for layer in json.loads(text)["layers"])
+
+    def _has(self, image: str) -> bool:
+        try:
+            self.layers(image)
+        except CommandFailed:
+            return False
+        return True
+
+    @contextmanager
+    def _temporary(self) -> Iterator[Path]:
+        (self.folder / "tmp").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.folder / "tmp") as folder:
+            yield Path(folder)
+
+    def _run(self, log: str, *arguments: str) -> None:
+        self._log(log, [*self._buildah, *arguments])
+
+    def _log(self, name: str, command: Sequence[str]) -> None:
+        """Run ``command`` to its end with all that it says in ``logs/<name>.log``."""
+        path = self.folder / "logs" / f"{name}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # buildah keeps pip's download cache below TMPDIR.
+        scratch = self.folder / "scratch"
+        scratch.mkdir(exist_ok=True)
+        with path.open("wb") as output:
+            try:
+                done = subprocess.run(
+                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, timeout=_SECONDS,
+                    env={**os.environ, "TMPDIR": str(scratch)}, check=False,
+                )  # fmt: skip
+            except subprocess.TimeoutExpired as error:
+                raise BuildFailed(
+                    f"{command[0]} ({name}): no end within {_SECONDS:.0f} s; its log: {path}"
+                ) from error
+        if done.returncode:
+            said = path.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL:]
+            raise BuildFailed("\n".join([*said, f"{command[0]} ({name}) failed; the whole log: {path}"]))
+
+
+def base_command(tar: Path, sources: Sequence[str], apt_options: Sequence[str]) -> list[str]:
+    """mmdebstrap's command line: packages from ``sources``; the result names Debian's public servers alone."""
+    public = "".join(f"deb {url} {suite} main\\n" for suite, url in _PUBLIC.items())
+    return [
+        "mmdebstrap",
+        "--mode=root",
+        "--variant=minbase",
+        f"--include={','.join(BASE_PACKAGES)}",
+        *(f"--dpkgopt={option}" for option in _LEFT_OUT),
+        *(f"--aptopt={option}" for option in apt_options),
+        f'--customize-hook=printf "{public}" > "$1/etc/apt/sources.list"',
+        '--customize-hook=rm -f "$1"/etc/apt/sources.list.d/* "$1/etc/apt/apt.conf.d/99mmdebstrap"',
+        '--customize-hook=rm -f "$1/etc/hostname" "$1/etc/resolv.conf"',
+        SUITE,
+        str(tar),
+        *sources,
+    ]
+
+
+def machine_sources() -> list[str]:
+    """This machine's own sources of Debian ``SUITE`` if apt has them (a mirror, perhaps), else the public ones."""
+    form = ["--format", "$(REPO_URI) $(CODENAME) $(COMPONENT) $(ORIGIN)", "Created-By: Packages"]
+    found = [line.split() for line in run(["apt-get", "indextargets", *form]).splitlines()]
+    mine = {words[1]: words[0] for words in found if len(words) == 4 and words[2:] == ["main", "Debian"]}
+    chosen = {suite: mine.get(suite, url) for suite, url in _PUBLIC.items()} if SUITE in mine else _PUBLIC
+    return [f"deb {url} {suite} main" for suite, url in chosen.items()]
+
+
+def machine_apt_options() -> list[str]:
+    """This machine's ways to its package servers: proxies and certificates that apt is told of."""
+    kept = ("Acquire::http::Proxy", "Acquire::https::Proxy", "Acquire::https::CAInfo")
+    lines = run(["apt-config", "dump", "--no-empty"]).splitlines()
+    return [line.removesuffix(";") for line in lines if line.startswith(kept)]
+
+
+def _require() -> None:
+    absent = [program for program in _PROGRAMS if shutil.which(program) is None]
+    if absent:
+        # Their packages are called as they are.
+        raise CannotRun(
+            f"{' and '.join(absent)} not found; on Debian, as root: apt-get install -y {' '.join(absent)}"
+        )
+    if os.geteuid() != 0:
+        raise CannotRun("building images here needs root; with Docker, see docs/dev/images.md")
+
+
+def _version(project: Path) -> str:
+    with (project / "pyproject.toml").open("rb") as file:
+        return str(tomllib.load(file)["project"]["version"])
+
+
+def _revision(project: Path) -> str:
+    try:
+        return run(
+            ["git", "-C", project, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        ).strip()
+    except CommandFailed:
+        return "unknown"  # not a checkout
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build and push; standard output gets one line for each image, as pods name it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.cluster image", description="Build the images and push them."
+    )
+    parser.add_argument(
+        "targets", nargs="*", metavar="operator|serve", help="which of them; both when none is named"
+    )
+    parser.add_argument("--tag", default=TAG)
+    parser.add_argument("--registry", default=REGISTRY, help="default: the cluster's, %(default)s")
+    parser.add_argument(
+        "--base", help="an image to build on instead of one made here, e.g. python:3.11-slim-bookworm"
+    )
+    parser.add_argument("--no-push", action="store_true", help="only build")
+    chosen = parser.parse_args(argv)
+    builder = ImageBuilder()
+    try:
+        with builder.alone():
+            for target in chosen.targets or TARGETS:
+                image = builder.build(target, chosen.tag, chosen.base)
+                print(image if chosen.no_push else builder.push(target, chosen.tag, chosen.registry))
+    except ClusterError as error:
+        say(str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
