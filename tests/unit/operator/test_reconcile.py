@@ -1,0 +1,493 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+
+from fluxsampler_operator.cluster import PODS, RAY_CLUSTERS, RAY_SERVICES, SAMPLERS, Cluster, Resource
+from fluxsampler_operator.errors import ClusterUnavailable, Conflict, Forbidden, NotFound, Refused
+from fluxsampler_operator.manifest import FORM_ANNOTATION, SAMPLER_LABEL, Owner, child_name
+from fluxsampler_operator.observed import PictureResult
+from fluxsampler_operator.picture import PictureRequest, Pictures
+from fluxsampler_operator.probe import probe_token
+from fluxsampler_operator.queue import Key
+from fluxsampler_operator.reconcile import Reconciler
+from fluxsampler_operator.removal import KUBERAY_FINALIZER
+from fluxsampler_operator.settings import Settings
+from tests.support.fake_cluster import FakeCluster, play
+
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+KEY = Key("default", "tiny")
+SETTINGS = Settings(serve_image="serve:test", probe_key=b"key")
+SPEC: dict[str, Any] = {
+    "model": {"source": "builtin://tiny-shapes", "dtype": "float32"},
+    "hardware": {"device": "cpu", "gpusPerNode": 2, "memory": "6Gi"},
+}
+DRAWN = PictureResult(True, "parallel", "drawn in 1.0 s", 1.0)
+REFUSED = PictureResult(False, "none", "HTTP 503: not yet", 1.0)
+
+
+class Painter:
+    """Draws what a test says; ``held`` keeps pictures under way."""
+
+    def __init__(self) -> None:
+        self.requests: list[PictureRequest] = []
+        self.result = DRAWN
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def __call__(self, request: PictureRequest) -> PictureResult:
+        self.requests.append(request)
+        await self.open.wait()
+        return self.result
+
+
+class World:
+    """A reconciler with everything around it."""
+
+    def __init__(self, settings: Settings = SETTINGS) -> None:
+        self.cluster = FakeCluster()
+        self.painter = Painter()
+        self.changed: list[Key] = []
+        self.time = 0.0
+        self.now = NOON
+        self.pictures = Pictures(self.changed.append, ask=self.painter, clock=lambda: self.time)
+        self.reconciler = Reconciler(
+            cast(Cluster, self.cluster),
+            settings,
+            self.pictures,
+            now=lambda: self.now,
+            clock=lambda: self.time,
+        )
+
+    async def round(self, key: Key = KEY) -> float | None:
+        wait = await self.reconciler.reconcile(key)
+        for _ in range(5):  # a drawing that nobody holds ends here
+            await asyncio.sleep(0)
+        return wait
+
+    async def rounds(self, count: int = 4) -> float | None:
+        wait: float | None = None
+        for _ in range(count):
+            wait = await self.round()
+        return wait
+
+    async def ready(self) -> World:
+        """A FluxSampler that is Ready."""
+        self.cluster.sampler(SPEC)
+        await self.round()
+        self.cluster.serve()
+        await self.rounds(2)
+        assert self.cluster.condition("Ready")[0] == "True"
+        self.cluster.writes.clear()
+        self.cluster.told.clear()
+        return self
+
+
+@pytest.fixture
+async def world() -> World:
+    return World()
+
+
+async def test_a_new_one_gets_its_children_and_a_status(world: World) -> None:
+    world.cluster.sampler(SPEC)
+    wait = await world.round()
+    kinds = {kind for kind, _, _ in world.cluster.objects}
+    assert kinds == {
+        "FluxSampler",
+        "RayService",
+        "Service",
+        "ServiceAccount",
+        "PodDisruptionBudget",
+        "NetworkPolicy",
+    }
+    assert world.cluster.condition("Accepted") == ("True", "Planned")
+    assert world.cluster.condition("Ready")[0] == "False"
+    assert wait is not None
+    assert wait < 5
+
+
+async def test_a_second_round_writes_nothing(world: World) -> None:
+    world.cluster.sampler(SPEC)
+    await world.round()
+    world.cluster.writes.clear()
+    await world.rounds(3)
+    assert world.cluster.writes == []
+
+
+async def test_ready_comes_with_a_picture_and_not_before(world: World) -> None:
+    world.cluster.sampler(SPEC)
+    await world.round()
+    world.cluster.serve()
+    world.painter.open.clear()
+    await world.round()
+    assert world.cluster.condition("EngineReady")[0] == "True"
+    assert world.cluster.condition("Ready")[0] == "False"
+    world.painter.open.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert world.changed == [KEY]  # its end makes the key due
+    wait = await world.round()
+    assert world.cluster.condition("Serving") == ("True", "PictureDrawn")
+    assert world.cluster.condition("Ready") == ("True", "Ready")
+    assert wait is not None
+    assert 270 <= wait <= 330
+
+
+async def test_a_ready_one_is_silent(world: World) -> None:
+    await world.ready()
+    asked = len(world.painter.requests)
+    await world.rounds(5)
+    assert world.cluster.writes == []
+    assert world.cluster.told == []
+    assert len(world.painter.requests) == asked
+
+
+async def test_a_picture_that_fails_is_asked_for_again_less_and_less_often(world: World) -> None:
+    world.cluster.sampler(SPEC)
+    await world.round()
+    world.cluster.serve()
+    world.painter.result = REFUSED
+    await world.rounds(3)
+    assert len(world.painter.requests) == 1
+    assert world.cluster.condition("Serving") == ("False", "PictureFailed")
+    asked = [0.0]
+    for _ in range(60):
+        world.time += 1
+        await world.round()
+        if len(world.painter.requests) > len(asked):
+            asked.append(world.time)
+    gaps = [later - sooner for sooner, later in itertools.pairwise(asked)]
+    assert 4 <= len(gaps) <= 10
+    assert gaps == sorted(gaps)
+    world.painter.result = DRAWN
+    world.time += 60
+    await world.rounds(2)
+    assert world.cluster.condition("Ready")[0] == "True"
+
+
+async def test_the_picture_is_asked_for_as_the_spec_says(world: World) -> None:
+    world.cluster.sampler(
+        {**SPEC, "canary": {"prompt": "a blue square", "seed": 7}, "serving": {"requestTimeoutSeconds": 50}}
+    )
+    await world.round()
+    world.cluster.serve()
+    await world.rounds(2)
+    (request,) = world.painter.requests
+    assert (request.prompt, request.seed, request.timeout_seconds) == ("a blue square", 7, 50)
+    assert request.url == "http://tiny.default.svc:8000"
+    assert request.token is None
+
+
+async def test_behind_a_token_the_operator_shows_its_own(world: World) -> None:
+    live = world.cluster.sampler({**SPEC, "serving": {"authSecretRef": {"name": "tokens", "key": "api"}}})
+    await world.round()
+    world.cluster.serve()
+    await world.rounds(2)
+    (request,) = world.painter.requests
+    assert request.token == probe_token(b"key", Owner("tiny", "default", live["metadata"]["uid"]))
+    assert request.token not in repr(request)
+    written = str([made for (kind, _, _), made in world.cluster.objects.items() if kind != "FluxSampler"])
+    assert request.token not in written
+
+
+async def test_without_a_canary_running_is_enough(world: World) -> None:
+    world.cluster.sampler({**SPEC, "canary": {"enabled": False}})
+    await world.round()
+    world.cluster.serve()
+    wait = await world.rounds(2)
+    assert world.painter.requests == []
+    assert world.cluster.condition("Ready")[0] == "True"
+    assert wait is not None
+    assert wait > 200
+
+
+async def test_nothing_is_asked_before_kuberay_has_seen_the_change(world: World) -> None:
+    await world.ready()
+    asked = len(world.painter.requests)
+    world.cluster.sampler({**SPEC, "serving": {"maxQueuedRequests": 3}})
+    await world.rounds(3)
+    assert "apply RayService" in world.cluster.writes
+    assert len(world.painter.requests) == asked
+    play(world.cluster.live(RAY_SERVICES))  # observedGeneration moves
+    await world.rounds(2)
+    assert len(world.painter.requests) == asked + 1
+    assert world.cluster.condition("Ready")[0] == "True"
+
+
+async def test_a_change_in_place_does_not_flap_while_the_new_picture_is_drawn(world: World) -> None:
+    await world.ready()
+    world.cluster.sampler({**SPEC, "serving": {"maxQueuedRequests": 3}})
+    await world.round()
+    play(world.cluster.live(RAY_SERVICES))
+    world.painter.open.clear()
+    await world.rounds(3)
+    assert world.cluster.condition("Ready")[0] == "True"
+
+
+async def test_an_application_that_stopped_running_needs_a_new_picture(world: World) -> None:
+    await world.ready()
+    asked = len(world.painter.requests)
+    play(world.cluster.live(RAY_SERVICES), "DEPLOYING")
+    await world.round()
+    assert world.cluster.condition("Ready")[0] == "False"
+    play(world.cluster.live(RAY_SERVICES))
+    await world.rounds(2)
+    assert len(world.painter.requests) == asked + 1
+    assert world.cluster.condition("Ready")[0] == "True"
+
+
+async def test_an_operator_that_starts_anew_draws_once_and_ready_stays(world: World) -> None:
+    await world.ready()
+    anew = World()
+    anew.cluster = world.cluster
+    anew.reconciler = Reconciler(
+        cast(Cluster, world.cluster), SETTINGS, anew.pictures, now=lambda: NOON + timedelta(hours=1)
+    )
+    anew.painter.open.clear()
+    await anew.round()
+    assert world.cluster.condition("Ready")[0] == "True"
+    anew.painter.open.set()
+    await anew.rounds(3)
+    assert len(anew.painter.requests) == 1
+    assert world.cluster.condition("Ready")[0] == "True"
+    assert world.cluster.told == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ({**SPEC, "hardware": {"device": "cpu", "gpu": "rtx-4090"}}, "InvalidSpec"),
+        ({**SPEC, "model": {"source": "hf://nobody/unknown"}}, "UnknownModel"),
+        ({**SPEC, "hardware": {"device": "cpu", "gpusPerNode": 2, "memory": "600Mi"}}, "InsufficientHostMemory"),
+        ({"model": {"source": "hf://black-forest-labs/FLUX.1-dev"}}, "UnknownGPU"),
+        (
+            {"model": {"source": "hf://black-forest-labs/FLUX.1-dev"}, "hardware": {"gpu": "rtx-4090", "gpusPerNode": 1}},
+            "InsufficientGPUMemory",
+        ),
+    ],
+)  # fmt: skip
+async def test_a_spec_without_a_plan_is_refused_and_makes_nothing(
+    world: World, spec: dict[str, Any], reason: str
+) -> None:
+    world.cluster.sampler(spec)
+    await world.round()
+    assert world.cluster.condition("Accepted") == ("False", reason)
+    assert world.cluster.writes == ["status"]
+
+
+async def test_a_change_that_cannot_be_planned_leaves_what_serves(world: World) -> None:
+    await world.ready()
+    before = dict(world.cluster.live(RAY_SERVICES))
+    world.cluster.sampler({**SPEC, "hardware": {"device": "cpu", "gpusPerNode": 2, "memory": "600Mi"}})
+    await world.round()
+    assert world.cluster.live(RAY_SERVICES) == before
+    assert world.cluster.condition("Accepted")[0] == "False"
+    assert world.cluster.condition("Serving")[0] == "True"
+
+
+async def test_without_kuberay_the_rest_is_applied_and_it_converges_later(world: World) -> None:
+    world.cluster.kuberay = False
+    world.cluster.sampler(SPEC)
+    wait = await world.round()
+    assert world.cluster.condition("ClusterReady") == ("False", "KubeRayMissing")
+    assert ("Service", "default", "tiny") in world.cluster.objects
+    assert ("RayService", "default", "tiny") not in world.cluster.objects
+    assert wait is not None
+    assert wait <= 5
+    world.cluster.kuberay = True
+    world.time += 5
+    await world.round()
+    assert ("RayService", "default", "tiny") in world.cluster.objects
+
+
+@pytest.mark.parametrize(
+    "kind", ["RayService", "Service", "ServiceAccount", "PodDisruptionBudget", "NetworkPolicy"]
+)
+async def test_what_was_deleted_comes_back(world: World, kind: str) -> None:
+    await world.ready()
+    for name in [name for name in world.cluster.objects if name[0] == kind]:
+        del world.cluster.objects[name]
+    await world.round()
+    assert f"apply {kind}" in world.cluster.writes
+
+
+async def test_what_was_edited_is_put_right(world: World) -> None:
+    await world.ready()
+    world.cluster.live(RAY_SERVICES)["spec"]["serveConfigV2"] = "something else"
+    await world.round()
+    assert world.cluster.writes[0] == "apply RayService"
+    assert world.cluster.live(RAY_SERVICES)["spec"]["serveConfigV2"] != "something else"
+
+
+async def test_a_refused_manifest_is_told_and_the_others_are_applied(world: World) -> None:
+    world.cluster.sampler(SPEC)
+    world.cluster.fails["apply NetworkPolicy"] = Refused("admission webhook says: no")
+    await world.round()
+    said = [each["message"] for each in world.cluster.live(SAMPLERS)["status"]["conditions"]]
+    assert any("admission webhook says: no" in message for message in said)
+    assert "apply RayService" in world.cluster.writes
+
+
+async def test_what_is_on_its_way_out_is_waited_for(world: World) -> None:
+    world.cluster.sampler(SPEC)
+    world.cluster.fails["apply RayService"] = Conflict("still being removed")
+    wait = await world.round()
+    assert wait == 2.0
+    world.cluster.fails.clear()
+    await world.round()
+    assert "apply RayService" in world.cluster.writes
+
+
+async def test_an_api_server_that_is_away_ends_the_round(world: World) -> None:
+    world.cluster.sampler(SPEC)
+    world.cluster.fails["apply Service"] = ClusterUnavailable("503")
+    with pytest.raises(ClusterUnavailable):
+        await world.round()
+    assert "status" not in world.cluster.writes
+
+
+async def test_an_event_that_is_not_taken_ends_nothing(world: World) -> None:
+    world.cluster.sampler(SPEC)
+    world.cluster.fails["create_event"] = Forbidden("cannot create events")
+    await world.round()
+    assert world.cluster.condition("Accepted")[0] == "True"
+
+
+async def test_an_object_that_goes_in_between_is_looked_at_again(world: World) -> None:
+    world.cluster.sampler(SPEC)
+    world.cluster.fails["patch_status"] = NotFound("gone")
+    assert await world.round() == 1.0
+
+
+async def test_nodes_that_may_not_be_read_are_not_needed_for_explicit_fields(world: World) -> None:
+    world.cluster.sampler(SPEC)
+    world.cluster.fails["find nodes"] = Forbidden("cannot list nodes")
+    await world.round()
+    assert world.cluster.condition("Accepted") == ("True", "Planned")
+    message = world.cluster.live(SAMPLERS)["status"]["conditions"][0]["message"]
+    assert "may not read nodes" in message
+    world.cluster.sampler({"model": {"source": "hf://black-forest-labs/FLUX.1-dev"}}, "auto")
+    await world.round(Key("default", "auto"))
+    assert world.cluster.condition("Accepted", "auto") == ("False", "NodesUnreadable")
+
+
+async def test_a_namespaced_installation_does_not_ask_for_nodes(world: World) -> None:
+    world = World(Settings(read_nodes=False))
+    world.cluster.sampler(SPEC)
+    world.cluster.fails["find nodes"] = AssertionError("asked")
+    await world.round()
+    assert world.cluster.condition("Accepted")[0] == "True"
+
+
+async def test_one_that_is_being_deleted_is_left_alone(world: World) -> None:
+    await world.ready()
+    world.cluster.live(SAMPLERS)["metadata"]["deletionTimestamp"] = "2026-11-22T12:00:00Z"
+    del world.cluster.objects[("Service", "default", "tiny")]
+    await world.round()
+    assert world.cluster.writes == []
+
+
+def terminating(world: World, since: datetime) -> None:
+    live = world.cluster.live(RAY_SERVICES)
+    live["metadata"] |= {
+        "deletionTimestamp": since.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "finalizers": [KUBERAY_FINALIZER],
+    }
+
+
+async def test_a_rayservice_that_kuberay_never_lets_go_of_is_let_go(world: World) -> None:
+    await world.ready()
+    del world.cluster.objects[(SAMPLERS.kind, "default", "tiny")]
+    assert await world.round() == 2.0  # the garbage collector has not come yet
+    terminating(world, NOON)
+    world.now = NOON + timedelta(seconds=10)
+    assert await world.round() == 2.0
+    assert world.cluster.writes == []
+    world.now = NOON + timedelta(seconds=25)
+    await world.round()
+    assert world.cluster.writes == [f"finalizer {KUBERAY_FINALIZER}"]
+    assert await world.round() is None
+
+
+async def test_somebody_elses_rayservice_is_not_touched(world: World) -> None:
+    await world.ready()
+    del world.cluster.objects[(SAMPLERS.kind, "default", "tiny")]
+    terminating(world, NOON - timedelta(hours=1))
+    del world.cluster.live(RAY_SERVICES)["metadata"]["labels"][SAMPLER_LABEL]
+    assert await world.round() is None
+    assert world.cluster.writes == []
+
+
+RAY_CLUSTER = Resource("ray.io/v1", "RayCluster", "rayclusters")
+
+
+def put_ray_cluster(world: World, form: str) -> None:
+    world.cluster.put(
+        RAY_CLUSTERS,
+        {
+            "apiVersion": "ray.io/v1",
+            "kind": "RayCluster",
+            "metadata": {
+                "name": "tiny-abcde", "namespace": "default", "labels": {SAMPLER_LABEL: "tiny"},
+                "annotations": {FORM_ANNOTATION: form},
+            },
+        },
+    )  # fmt: skip
+
+
+async def test_a_cluster_of_the_present_form_stays(world: World) -> None:
+    await world.ready()
+    put_ray_cluster(world, world.cluster.live(RAY_SERVICES)["metadata"]["annotations"][FORM_ANNOTATION])
+    await world.rounds(2)
+    assert world.cluster.writes == []
+
+
+async def test_a_cluster_of_a_former_form_is_replaced_once_kuberay_has_seen_the_new_one(world: World) -> None:
+    await world.ready()
+    put_ray_cluster(world, world.cluster.live(RAY_SERVICES)["metadata"]["annotations"][FORM_ANNOTATION])
+    world.cluster.sampler({**SPEC, "podTemplate": {"spec": {"priorityClassName": "high"}}})
+    await world.round()
+    assert ("RayCluster", "default", "tiny-abcde") in world.cluster.objects
+    play(world.cluster.live(RAY_SERVICES))
+    await world.round()
+    assert "delete RayCluster tiny-abcde" in world.cluster.writes
+    assert ("Normal", "RollingOut") in [(kind, reason) for kind, reason, _ in world.cluster.told]
+
+
+async def test_replicas_fallback_and_serving_leave_the_pods_alone(world: World) -> None:
+    await world.ready()
+    put_ray_cluster(world, world.cluster.live(RAY_SERVICES)["metadata"]["annotations"][FORM_ANNOTATION])
+    for change in ({"fallback": {"enabled": False}}, {"serving": {"maxOngoingRequests": 9}}, {"replicas": 0}):
+        world.cluster.sampler({**SPEC, **change})
+        await world.round()
+        play(world.cluster.live(RAY_SERVICES))
+        await world.round()
+    assert ("RayCluster", "default", "tiny-abcde") in world.cluster.objects
+
+
+async def test_long_names_work(world: World) -> None:
+    name = "a-very-long-name-of-a-sampler-that-nobody-would-like-to-type.eu"
+    world.cluster.sampler(SPEC, name)
+    await world.round(Key("default", name))
+    assert ("RayService", "default", child_name(name)) in world.cluster.objects
+    assert world.cluster.condition("Accepted", name)[0] == "True"
+
+
+async def test_looks_at_one_that_does_not_move_get_rarer(world: World) -> None:
+    world.cluster.sampler(SPEC)
+    waits = [await world.round() for _ in range(12)]
+    known = [wait for wait in waits if wait is not None]
+    assert known[0] == 2.0
+    assert known == sorted(known)
+    assert known[-1] == 20.0
+
+
+async def test_events_are_read_only_while_something_is_wrong(world: World) -> None:
+    await world.ready()
+    world.cluster.fails["find events"] = AssertionError("read")
+    await world.rounds(2)
+    assert world.cluster.live(PODS, "tiny-abcde-head")["status"]["phase"] == "Running"
