@@ -29,6 +29,13 @@ class Format(StrEnum):
     YAML = "yaml"
 
 
+class ManifestFormat(StrEnum):
+    """Of Kubernetes objects."""
+
+    YAML = "yaml"
+    JSON = "json"
+
+
 class LogFormat(StrEnum):
     """Of log lines."""
 
@@ -327,6 +334,37 @@ def plan(
     from fluxsampler_cli import plan as command
 
     command.plan(file, select, form.value, explain=explain, this_machine=this_machine)
+
+
+@app.command(rich_help_panel="Describe")
+def render(
+    file: FileArgument,
+    select: SelectOption = None,
+    form: Annotated[
+        ManifestFormat, typer.Option("--output", "-o", help="Format of the answer.")
+    ] = ManifestFormat.YAML,
+    namespace: Annotated[
+        str | None,
+        typer.Option("--namespace", "-n", help="Namespace of the objects.", show_default="the FluxSampler's"),
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Image of the Ray pods.", show_default="fluxsampler-serve:latest")
+    ] = None,
+    this_machine: Annotated[
+        bool,
+        typer.Option(
+            "--this-machine", help="Take what `hardware: Auto` leaves open from this machine, not from nodes."
+        ),
+    ] = False,
+) -> None:
+    """Print every Kubernetes object that the operator would apply, without a cluster.
+
+    What `hardware` leaves to the nodes (gpu, gpusPerNode on CUDA) has to be written in the file, since
+    there are no nodes to ask.
+    """
+    from fluxsampler_cli import render as command
+
+    command.render(file, select, form.value, namespace=namespace, image=image, this_machine=this_machine)
 
 
 @app.command(rich_help_panel="Describe")
