@@ -21,17 +21,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.cluster import packages, versions
 from tools.cluster.binaries import cache_folder
 from tools.cluster.commands import run
 from tools.cluster.errors import BuildFailed, CannotRun, ClusterError, CommandFailed
 from tools.cluster.files import publish
 from tools.cluster.locks import exclusive
 from tools.cluster.pip_inputs import PipInputs
+from tools.cluster.registry import ADDRESS
 from tools.cluster.say import say, step
 
 PROJECT = Path(__file__).resolve().parents[2]
 TARGETS = ("operator", "serve")
-REGISTRY = "127.0.0.1:5000"
+REGISTRY = ADDRESS
 TAG = "dev"
 
 SUITE = "bookworm"
@@ -50,7 +52,6 @@ _LEFT_OUT = (
 # Counted up when base() makes something else of the same packages.
 _BASE_RECIPE = 1
 
-_PROGRAMS = ("buildah", "mmdebstrap")
 # chroot needs nothing that a container without privileges over namespaces would lack.
 _BUILD = ("build", "--isolation", "chroot", "--format", "oci")
 _SECONDS = 3600.0
@@ -222,14 +223,9 @@ def machine_apt_options() -> list[str]:
 
 
 def _require() -> None:
-    absent = [program for program in _PROGRAMS if shutil.which(program) is None]
-    if absent:
-        # Their packages are called as they are.
-        raise CannotRun(
-            f"{' and '.join(absent)} not found; on Debian, as root: apt-get install -y {' '.join(absent)}"
-        )
     if os.geteuid() != 0:
         raise CannotRun("building images here needs root; with Docker, see docs/dev/images.md")
+    packages.require(versions.IMAGE_PACKAGES)
 
 
 def _version(project: Path) -> str:

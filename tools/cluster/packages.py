@@ -13,13 +13,14 @@ from tools.cluster.commands import run
 from tools.cluster.errors import CannotRun, CommandFailed
 from tools.cluster.say import step
 
+_PROGRAMS = {**versions.DEBIAN_PACKAGES, **versions.IMAGE_PACKAGES}
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _SECONDS = 900.0
 
 
 def missing(wanted: Iterable[str] = versions.DEBIAN_PACKAGES) -> list[str]:
     """Those of ``wanted`` whose program is not there (however it might have come)."""
-    return [name for name in wanted if not _there(versions.DEBIAN_PACKAGES[name])]
+    return [name for name in wanted if not _there(_PROGRAMS[name])]
 
 
 def _there(program: str) -> bool:
@@ -38,7 +39,7 @@ def require(wanted: Iterable[str] = versions.DEBIAN_PACKAGES) -> None:
         return
     command = f"apt-get install -y --no-install-recommends {' '.join(absent)}"
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        programs = ", ".join(versions.DEBIAN_PACKAGES[name] for name in absent)
+        programs = ", ".join(_PROGRAMS[name] for name in absent)
         raise CannotRun(f"{programs} not found; on Debian, as root: {command}")
     with step(f"Installing {', '.join(absent)}"), _no_services():
         os.environ["DEBIAN_FRONTEND"] = "noninteractive"

@@ -26,3 +26,6 @@ DEBIAN_PACKAGES = {
     "docker-registry": "docker-registry",
 }
 """Package -> a program that only it brings (a name on PATH, or an absolute path)."""
+
+# What the images are built with; the cluster itself needs neither.
+IMAGE_PACKAGES = {"buildah": "buildah", "mmdebstrap": "mmdebstrap"}
