@@ -120,6 +120,9 @@ def api_server(
         f"--tls-cert-file={at.pki / 'apiserver.crt'}",
         f"--tls-private-key-file={at.pki / 'apiserver.key'}",
         f"--client-ca-file={at.pki / 'ca.crt'}",
+        # Nobody has a certificate of that name: unset, the controllers complain every few seconds.
+        f"--requestheader-client-ca-file={at.pki / 'ca.crt'}",
+        "--requestheader-allowed-names=front-proxy-client",
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-account-key-file={at.pki / 'sa.pub'}",
         f"--service-account-signing-key-file={at.pki / 'sa.key'}",
@@ -156,6 +159,7 @@ def controller_manager(
         f"--root-ca-file={at.pki / 'ca.crt'}",
         f"--cluster-signing-cert-file={at.pki / 'ca.crt'}",
         f"--cluster-signing-key-file={at.pki / 'ca.key'}",
+        f"--flex-volume-plugin-dir={at.folder / 'volume-plugins'}",
         "--allocate-node-cidrs=false",
         "--leader-elect=false",
     ]

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tools.cluster import (
@@ -25,6 +25,7 @@ from tools.cluster import (
     probes,
     recipes,
     registry,
+    strays,
 )
 from tools.cluster.api import Api
 from tools.cluster.api_server import Endpoint
@@ -45,9 +46,6 @@ _CONTROLLER_PORT, _SCHEDULER_PORT = 10257, 10259
 _PORTS = {_API_PORT: "the API server", _ETCD_PORT: "etcd", _ETCD_PEER_PORT: "etcd", 5000: "the registry", 10250: "the kubelet",
           10248: "the kubelet", 10256: "kube-proxy", 10249: "kube-proxy", _CONTROLLER_PORT: "the controller manager",
           _SCHEDULER_PORT: "the scheduler"}  # fmt: skip
-# Folders that the kubelet, containerd and the CNI library make whatever they are told.
-_STRAYS = ("/var/lib/kubelet", "/var/lib/cni", "/run/containerd", "/var/log/containers", "/var/log/pods", "/run/netns",
-           "/etc/cni", "/opt/containerd", "/usr/libexec/kubernetes")  # fmt: skip
 _REPOSITORY = Path(__file__).parents[2]
 # In the order of their start; the other way round they are stopped.
 PARTS = ("etcd", "apiserver", "controller-manager", "scheduler", "registry", "containerd", "kubelet", "proxy", "coredns",
@@ -116,8 +114,8 @@ class Cluster:
             nodes = tuple(_describe(item) for item in items)
         return Report(self.kubeconfig, running, ready, nodes, ready and kuberay.installed(self.kubectl))
 
-    def up(self, *, nodes: int = 1, with_kuberay: bool = True) -> None:
-        """Bring it up with ``nodes`` nodes (the first with a kubelet); returns soon when it is.
+    def up(self, *, nodes: int | None = None, with_kuberay: bool = True) -> None:
+        """Bring it up with ``nodes`` nodes (the first with a kubelet; None: one, or as they are); returns soon when it is.
 
         Raises:
             CannotRun: the machine lacks something.
@@ -139,7 +137,10 @@ class Cluster:
         with exclusive(
             LOCK, lambda holder: say(f"== Waiting for {holder}, which starts or stops the cluster")
         ):
-            self._clean()
+            if self._exists():
+                self._clean()
+            else:
+                say("== No cluster of this tool is here")
 
     def install_kuberay(self) -> None:
         """Bring KubeRay into the running cluster."""
@@ -162,28 +163,33 @@ class Cluster:
         self._processes.stop(part)
         self._start(part, record.argv)
 
-    def _up(self, programs: Binaries, nodes: int, with_kuberay: bool) -> None:
+    def _up(self, programs: Binaries, nodes: int | None, with_kuberay: bool) -> None:
         memory = self.state.recall()
         fresh = memory is None or memory.phase != "up" or memory.boot != boot_id()
         if fresh:
-            if memory is not None or self._processes.all_alive():
+            if self._exists():
                 say("== An earlier start did not come to its end: cleaning up after it")
                 self._clean()
-            _check_ports()
+            _check_alone()
             self._fresh_start(programs)
         else:
             self._revive()
-        self.keep(Nodes(NODE, registered=tuple(f"node-{number}" for number in range(2, nodes + 1))))
+        wanted = Nodes.read(self.state.cards)
+        if nodes is not None:
+            wanted = replace(wanted, registered=tuple(f"node-{number}" for number in range(2, nodes + 1)))
+        self.keep(wanted)
         if with_kuberay and (fresh or not kuberay.installed(self.kubectl)):
             with step("KubeRay"):
                 self.install_kuberay()
         self.state.finished()
 
+    def _exists(self) -> bool:
+        return self.state.folder.exists() or bool(self._processes.all_alive())
+
     def _fresh_start(self, programs: Binaries) -> None:
         state, at = self.state, self._at
-        made = tuple(name for name in _STRAYS if not Path(name).exists())
         state.folder.mkdir(parents=True, mode=0o755)
-        state.remember(Memory("starting", boot_id(), network.sysctls(), made))
+        state.remember(Memory("starting", boot_id(), network.sysctls(), strays.absent()))
         network.make_links()
         cni = network.write_cni(state.folder / "cni")
         authority = api_server.make_keys(at)
@@ -299,14 +305,10 @@ class Cluster:
             containers.unmount_below(state.folder)
             network.remove_links()
             network.remove_rules()
-            network.remove_cni_results()
             containers.remove_cgroups()
-            containers.remove_dead_sockets()
             if memory is not None:
                 network.restore_sysctls(memory.sysctls)
-                for name in memory.made:
-                    containers.unmount_below(Path(name))
-                    containers.remove_tree(Path(name))
+            strays.remove(state.folder, memory.made if memory is not None else ())
             # Last: what it remembers is needed until everything else is gone.
             containers.remove_tree(state.folder)
 
@@ -347,7 +349,10 @@ def _describe(item: dict[str, object]) -> str:
     return f"{metadata['name']}: {'Ready' if _is_ready(item) else 'not ready'}, {cards} cards"
 
 
-def _check_ports() -> None:
+def _check_alone() -> None:
+    # What is found here later would be taken for ours.
+    if containers.pod_processes():
+        raise CannotRun("pods of another Kubernetes run on this machine: stop that first")
     for port, part in _PORTS.items():
         holder = ports.holder(port)
         if holder:

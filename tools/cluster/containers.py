@@ -15,7 +15,6 @@ from tools.cluster.files import publish
 from tools.cluster.processes import started
 from tools.cluster.waiting import wait_for
 
-SHIM_SOCKETS = Path("/run/containerd")
 _CGROUPS = Path("/sys/fs/cgroup")
 _PODS = "kubepods"
 _SECONDS = 30.0
@@ -126,11 +125,3 @@ def remove_tree(folder: Path) -> None:
         raise ClusterError(f"still mounted: {', '.join(map(str, left))}")
     if folder.exists():
         shutil.rmtree(folder)
-
-
-def remove_dead_sockets() -> None:
-    """Remove sockets of shims that nobody listens on (containerd 1.6 always puts them under /run)."""
-    listening = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace")
-    for path in (SHIM_SOCKETS / "s").glob("*"):
-        if str(path) not in listening:
-            path.unlink()

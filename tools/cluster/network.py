@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -63,14 +64,24 @@ def make_links() -> None:
 
 
 def remove_links() -> None:
-    """Take the links away; those of pods go with their namespaces."""
+    """Take the links away. Those of pods would go with their namespaces, but the kernel takes its time for that."""
+    if _has_link(POD_LINK):
+        for line in run(["ip", "-oneline", "link", "show", "master", POD_LINK]).splitlines():
+            _remove_link(line.split(": ")[1].split("@")[0])
     for link in (POD_LINK, API_LINK):
-        if _has_link(link):
-            run(["ip", "link", "delete", link])
+        _remove_link(link)
+
+
+def _remove_link(name: str) -> None:
+    try:
+        run(["ip", "link", "delete", name])
+    except CommandFailed:
+        if _has_link(name):
+            raise
 
 
 def _has_link(name: str) -> bool:
-    return Path("/sys/class/net", name).exists()
+    return name in (link for _, link in socket.if_nameindex())
 
 
 def write_cni(folder: Path) -> Path:
@@ -91,12 +102,6 @@ def write_cni(folder: Path) -> Path:
     document = {"cniVersion": "0.4.0", "name": CNI_NAME, "plugins": [bridge]}
     publish(folder / "net.d" / "10-fluxsampler.conflist", json.dumps(document, indent=2))
     return folder / "net.d"
-
-
-def remove_cni_results() -> None:
-    """What the CNI library keeps of each pod outside any folder it can be told."""
-    for path in Path("/var/lib/cni/results").glob(f"{CNI_NAME}-*"):
-        path.unlink()
 
 
 def remove_rules() -> None:
