@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tools.cluster import packages, versions
 from tools.cluster.binaries import cache_folder
@@ -146,8 +147,21 @@ class ImageBuilder:
         Raises:
             CommandFailed: there is no such image.
         """
-        text = run([*self._buildah, "inspect", "--type", "image", "--format", "{{.Manifest}}", image])
-        return tuple(Layer(layer["digest"], layer["size"]) for layer in json.loads(text)["layers"])
+        manifest = json.loads(self._inspect(image)["Manifest"])
+        return tuple(Layer(layer["digest"], layer["size"]) for layer in manifest["layers"])
+
+    def config(self, image: str) -> dict[str, Any]:
+        """The OCI configuration of a local image: what it runs, its labels, its history.
+
+        Raises:
+            CommandFailed: there is no such image.
+        """
+        config: dict[str, Any] = self._inspect(image)["OCIv1"]
+        return config
+
+    def _inspect(self, image: str) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(run([*self._buildah, "inspect", "--type", "image", image]))
+        return answer
 
     def _has(self, image: str) -> bool:
         try:
