@@ -9,11 +9,12 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+import structlog
 from ray import serve
 
 from fluxsampler_serve import cards, logs
 from fluxsampler_serve.drawing import DrawEvent, DrawRequest, Outcome, SamplerStatus
-from fluxsampler_serve.errors import EngineFailed
+from fluxsampler_serve.errors import EngineFailed, EngineStartFailed, ServeError
 from fluxsampler_serve.host import EngineHost
 from fluxsampler_serve.picture import facts_of
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from fluxsampler_api.app_args import StartArgs
     from fluxsampler_serve.engines.build import EngineFactory
     from fluxsampler_serve.engines.protocol import EngineName
+
+
+log = structlog.get_logger(__name__)
 
 
 class Sampler:
@@ -36,7 +40,11 @@ class Sampler:
             await cards.make_visible(args.parallel.gpu_shares)
         self._host = EngineHost(engines(args, self.name), facts_of(args, self.name))
         size = (args.defaults.width, args.defaults.height)
-        await self._host.start(sizes=(size,), steps=args.defaults.steps)
+        try:
+            await self._host.start(sizes=(size,), steps=args.defaults.steps)
+        except Exception as error:
+            log.exception("engine_not_started", engine=self.name)
+            raise named(error) from None
 
     async def draw(self, request: DrawRequest) -> Outcome:
         """One picture."""
@@ -62,6 +70,14 @@ class Sampler:
         host = getattr(self, "_host", None)
         if host is not None:
             host.close()
+
+
+def named(error: Exception) -> ServeError:
+    """``error`` as one of ours and without its past, since all of it would go into Serve's status, and from there
+    into that of the RayService; the log of the replica has the whole."""
+    if isinstance(error, ServeError):
+        return error.with_traceback(None)
+    return EngineStartFailed(f"{type(error).__name__}: {error}")
 
 
 class ParallelSampler(Sampler):

@@ -134,3 +134,25 @@ def test_autoscaling_and_serving_are_passed_on() -> None:
     assert args.serving.auth_token_env == "FLUXSAMPLER_API_TOKEN"
     assert args.model.cache_dir == "/var/cache/flux"
     assert args.model.max_text_tokens == args.defaults.max_text_tokens == 256
+
+
+def test_on_a_cluster_an_engine_without_replicas_is_kept_in_mind() -> None:
+    off = tiny({"fallback.enabled": False})
+    assert app_args(off, plan(off)).fallback is None
+    kept = app_args(off, plan(off), on_cluster=True).fallback
+    assert kept is not None
+    assert kept.most == 0
+    on = app_args(tiny(), plan(tiny()), on_cluster=True)
+    assert app_args(off, plan(off), on_cluster=True).start() == on.start()
+    none = tiny({"replicas": 0})
+    assert app_args(none, plan(none)).parallel is None
+    gang = app_args(none, plan(none), on_cluster=True).parallel
+    assert gang is not None
+    assert gang.most == 0
+
+
+def test_on_cards_nothing_but_the_cards_decides() -> None:
+    made = app_args(sampler(), plan(sampler()), on_cluster=True)
+    assert made.placement is None
+    assert made.parallel is not None
+    assert made.parallel.gpu_shares

@@ -116,3 +116,52 @@ async def test_every_change_is_reported() -> None:
     await waiting
     admission.leave()
     assert seen == [(1, 0), (1, 1), (1, 0), (0, 0)]
+
+
+async def test_a_higher_limit_lets_those_in_line_in() -> None:
+    admission = Admission(running=1, queued=3, first_guess_seconds=1.0)
+    await admission.enter()
+    first, second, third = (asyncio.create_task(admission.enter()) for _ in range(3))
+    await settle()
+    admission.resize(3, 3)
+    await settle()
+    assert (first.done(), second.done(), third.done()) == (True, True, False)
+    assert (admission.running, admission.queued) == (3, 1)
+    admission.leave()
+    await third
+    assert (admission.running, admission.queued) == (3, 0)
+
+
+async def test_a_lower_limit_takes_no_place_away() -> None:
+    admission = Admission(running=2, queued=1, first_guess_seconds=1.0)
+    await admission.enter()
+    await admission.enter()
+    waiting = asyncio.create_task(admission.enter())
+    await settle()
+    admission.resize(1, 0)
+    assert (admission.running, admission.queued) == (2, 1)
+    with pytest.raises(QueueFull):
+        await admission.enter()
+    admission.leave()
+    await settle()
+    assert (admission.running, waiting.done()) == (1, False)
+    admission.leave()
+    await waiting
+    assert (admission.running, admission.queued) == (1, 0)
+    admission.leave()
+    assert admission.running == 0
+
+
+async def test_a_higher_limit_passes_those_by_who_left() -> None:
+    admission = Admission(running=1, queued=2, first_guess_seconds=1.0)
+    await admission.enter()
+    gone = asyncio.create_task(admission.enter())
+    await settle()
+    gone.cancel()
+    admission.resize(2, 2)
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    await admission.enter()
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(admission.enter(), 0)
+    assert admission.running == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 from collections.abc import AsyncIterator, MutableMapping
 from typing import Any
@@ -24,6 +25,7 @@ from fluxsampler_serve.picture import read_metadata
 from tests.support.service import Service, app_args, running
 
 IMAGES = "/v1/images/generations"
+PROBE_SHA256 = hashlib.sha256(b"the operator's").hexdigest()
 
 
 # One event loop for the module, so that most tests share one application.
@@ -319,6 +321,26 @@ async def test_a_schemes_case_is_free_and_a_tokens_is_not(
             headers = {"authorization": f"{scheme} {token}"}
             response = await service.http.get("/v1/models", headers=headers)
             assert response.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("token", "status"),
+    [("secret", 200), ("the operator's", 200), ("wrong", 401), (PROBE_SHA256, 401), ("", 401)],
+)
+async def test_the_operator_has_a_token_of_its_own(
+    token: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FXS_TOKEN", "secret")
+    async with running(app_args(auth_token_env="FXS_TOKEN", probe_token_sha256=PROBE_SHA256)) as service:
+        response = await service.http.get("/v1/models", headers={"authorization": f"Bearer {token}"})
+        assert response.status_code == status
+        assert (await service.http.get("/v1/models")).status_code == 401
+
+
+async def test_the_operators_token_closes_nothing_that_is_open() -> None:
+    async with running(app_args(probe_token_sha256=PROBE_SHA256)) as service:
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Bearer the operator's"}):
+            assert (await service.http.get("/v1/models", headers=headers)).status_code == 200
 
 
 async def test_who_has_no_key_is_logged_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
