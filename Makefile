@@ -20,7 +20,7 @@ endef
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 $(BIN)/python:
 	$(call say,Creating $(VENV))
@@ -50,14 +50,45 @@ demo: $(VENV)/.run ## Draw "a red circle" with two ranks, on this machine
 	@$(BIN)/fluxsampler generate "a red circle" --seed 1 -o $(DEMO) --url http://127.0.0.1:$(PORT)
 	@printf '\nThe picture:  %s\nThe page:     http://127.0.0.1:%s/\nStop it with: %s/fluxsampler down tiny-local\n' "$(CURDIR)/$(DEMO)" "$(PORT)" "$(BIN)"
 
-.PHONY: test test-unit test-serve browser
-test: test-unit test-serve ## Run every test that this machine can run
+# A real Kubernetes on this machine, as root, without Docker: docs/dev/cluster.md.
+.PHONY: cluster cluster-down images cluster-demo
+cluster: $(VENV)/.dev ## Start a real Kubernetes with KubeRay on this machine (as root)
+	@$(BIN)/python -m tools.cluster up
+cluster-down: $(VENV)/.dev ## Take that Kubernetes away
+	@$(BIN)/python -m tools.cluster down
+images: $(VENV)/.dev ## Build both images and push them to the cluster's registry
+	@$(BIN)/python -m tools.cluster image
+
+# Under `dev` an image changes while its tag stays, so nodes look at every start.
+CHART_VALUES := imageRegistry=127.0.0.1:5000,image.tag=dev,image.pullPolicy=Always,serve.image.tag=dev,serve.image.pullPolicy=Always
+CLUSTER_DEMO := build/cluster-demo/red-circle.png
+cluster-demo: $(VENV)/.dev ## Draw "a red circle" on a real Kubernetes on this machine (as root)
+	@shell="$$($(BIN)/python -m tools.cluster up)" && eval "$$shell"; \
+	$(BIN)/python -m tools.cluster image; \
+	helm upgrade --install fluxsampler charts/fluxsampler --namespace fluxsampler-system --create-namespace \
+	  --set $(CHART_VALUES) --wait --timeout 5m >/dev/null; \
+	kubectl apply -f examples/tiny-cluster.yaml; \
+	echo "Waiting until the FluxSampler is Ready (about half a minute once its image is on the node)"; \
+	kubectl wait fxs/tiny --for=condition=Ready --timeout=10m; \
+	kubectl get fxs; \
+	mkdir -p $(dir $(CLUSTER_DEMO)); \
+	$(BIN)/fluxsampler generate "a red circle" --seed 1 -o $(CLUSTER_DEMO) --sampler tiny; \
+	printf '\nThe picture:  %s\nFor a shell:  %s\nStop it with: make cluster-down\n' "$(CURDIR)/$(CLUSTER_DEMO)" "$$shell"
+
+.PHONY: test test-unit test-serve test-control-plane test-e2e browser
+test: test-unit test-serve test-control-plane test-e2e ## Run every test that this machine can run
 test-unit: $(VENV)/.dev ## Run the fast tests (pure functions, fakes; under a minute)
 	$(call say,Fast tests)
 	@$(BIN)/pytest tests/unit -n auto --cov --cov-report=term:skip-covered --cov-fail-under=95
 test-serve: $(VENV)/.dev browser ## Run the tests on real Ray, xfuser ranks, the built-in model and Chromium
 	$(call say,Tests on real parts)
 	@$(BIN)/pytest tests/serve tests/gpu
+test-control-plane: $(VENV)/.dev ## Run the tests on a real API server
+	$(call say,Tests on a real API server)
+	@$(BIN)/pytest tests/control_plane
+test-e2e: $(VENV)/.dev ## Run the tests on a real cluster: Kubernetes, KubeRay, the images, the chart
+	$(call say,Tests on a real cluster)
+	@$(BIN)/pytest tests/e2e
 
 # The page is tested in a real browser. Where it cannot be installed, its tests skip and say so.
 browser:
