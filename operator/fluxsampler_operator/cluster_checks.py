@@ -93,9 +93,11 @@ def pods_refused(observed: Observed) -> Cause | None:
     )
     if said is None:
         return None
+    # The name of the refused pod is another one at each try.
+    forbidden = str(said).split("is forbidden: ", 1)[-1].strip()
     return cluster(
         Reason.QUOTA_OR_ADMISSION,
-        f"the API server does not let KubeRay create pods here: {said}; raise the quota, relax the admission rule, or make the "
+        f"the API server does not let KubeRay create pods here: {forbidden}; raise the quota, relax the admission rule, or make the "
         "pods fit by spec.podTemplate",
     )
 

@@ -16,9 +16,9 @@ from fluxsampler_operator.causes import Cause
 from fluxsampler_operator.cluster_checks import wanted_workers
 from fluxsampler_operator.conditions import Finding
 from fluxsampler_operator.observed import Observed
-from fluxsampler_operator.reasons import Reason
+from fluxsampler_operator.reasons import PROGRESS, Reason
 from fluxsampler_operator.serve_checks import sentence
-from fluxsampler_operator.serve_state import FALLBACK, PARALLEL, Application
+from fluxsampler_operator.serve_state import FALLBACK, GATEWAY, PARALLEL, Application
 
 Json = Mapping[str, Any]
 Engine = Literal["parallel", "fallback", "none"]
@@ -107,12 +107,17 @@ class View:
             return self._starting("EngineReady", Reason.DEPLOYING, waits)
         if not self.application.running:
             return self._starting("EngineReady", Reason.DEPLOYING, _deploying(self.application))
+        if self._lags:
+            # Serve's words are those of the form before; they stand until KubeRay has handed the new one on.
+            return self._held("EngineReady") or self._starting(
+                "EngineReady", Reason.DEPLOYING, "KubeRay has not taken up the change yet"
+            )
         return self._finding("EngineReady", "True", Reason.RUNNING, f"Serve says RUNNING: {self._engines()}")
 
     def _serving(self, engine: Finding) -> Finding:
         if self._cluster_before_serves:
             # Serve's words are those of the cluster to come; the one before has the traffic until that runs.
-            return self._held_serving() or self._starting(
+            return self._held("Serving") or self._starting(
                 "Serving", Reason.DEPLOYING, "waits for the new cluster"
             )
         if not self.application.running or not engine.holds:
@@ -128,7 +133,7 @@ class View:
         picture = self.observed.picture
         if picture is None:
             # Asked again, e.g. after a restart of the operator: what was found last stands until the answer.
-            held = self._held_serving()
+            held = self._held("Serving")
             if held is not None:
                 return held
             return self._starting(
@@ -139,17 +144,29 @@ class View:
             f"the {picture.engine} engine drew the canary picture through {self.observed.url}",
         )  # fmt: skip
 
-    def _held_serving(self) -> Finding | None:
-        held = conditions.find(conditions.of(self.previous), "Serving")
+    def _held(self, type_: ConditionType) -> Finding | None:
+        """What was found last and did hold, with the generation that it was found for."""
+        held = conditions.find(conditions.of(self.previous), type_)
         if held is None or held.get("status") != "True":
             return None
         return self._finding(
-            "Serving",
+            type_,
             "True",
             _reason(held.get("reason")),
             str(held.get("message")),
             held.get("observedGeneration"),
         )
+
+    @property
+    def _lags(self) -> bool:
+        """KubeRay has not seen the RayService's present spec."""
+        rayservice = self.observed.rayservice or {}
+        seen = (rayservice.get("status") or {}).get("observedGeneration")
+        return seen is not None and int(seen) < int((rayservice.get("metadata") or {}).get("generation") or 0)
+
+    @property
+    def _initialises(self) -> bool:
+        return any("s to initialize" in text for _, text in self.application.texts())
 
     @property
     def _cluster_before_serves(self) -> bool:
@@ -192,26 +209,31 @@ class View:
     def engine(self) -> Engine:
         """Which engine answers now."""
         picture, application = self.observed.picture, self.application
-        if picture is not None and picture.drawn:
-            return picture.engine
         before = self._engine_before
+        if picture is not None:
+            return picture.engine if picture.drawn else "none"
         if self._cluster_before_serves:
             return before
-        if picture is not None or not application.answers:
+        likely = self._likely_engine()
+        if application.running:
+            return likely if not self._canary or likely == "none" else before
+        # At a first start a healthy engine only means: not all are up yet.
+        first = (self.previous or {}).get("engine") in (None, "none")
+        return "none" if first and "EngineReady" not in self.causes else likely
+
+    def _likely_engine(self) -> Engine:
+        """Which engine answers by Serve's words alone. A deployment without replicas is healthy, too."""
+        healthy = self.application.healthy
+        if not healthy(GATEWAY):
             return "none"
-        if not application.running:
-            # Serve calls the gateway and an engine healthy. At a first start that only means: not all are up yet.
-            if "EngineReady" not in self.causes and (self.previous or {}).get("engine") in (None, "none"):
-                return "none"
-            return "parallel" if application.healthy(PARALLEL) and self._wants_parallel else "fallback"
-        if self._canary:
-            return before
-        return "parallel" if application.healthy(PARALLEL) and self._wants_parallel else "fallback"
+        if self._wants_parallel and healthy(PARALLEL):
+            return "parallel"
+        return "fallback" if self._warm_singles > 0 and healthy(FALLBACK) else "none"
 
     @property
     def _engine_before(self) -> Engine:
         before = (self.previous or {}).get("engine")
-        if self._held_serving() is None or before not in ("parallel", "fallback"):
+        if self._held("Serving") is None or before not in ("parallel", "fallback"):
             return "none"
         return "parallel" if before == "parallel" else "fallback"
 
@@ -228,9 +250,9 @@ class View:
         found = self.application.deployments.get(deployment)
         if found is None:
             return 0
-        if found.healthy:
+        if found.healthy and not self._lags:
             return wanted
-        if found.status in ("UPSCALING", "DOWNSCALING"):
+        if found.healthy or found.status in ("UPSCALING", "DOWNSCALING"):
             # Serve tells no counts here; those that were up before stay up meanwhile.
             before = (self.previous or {}).get(field)
             return before if isinstance(before, int) else 0
@@ -248,6 +270,13 @@ class View:
         """Whether the layout is one of several ranks; a single rank is drawn by the single-device engine."""
         plan = self.observed.plan
         return plan is not None and plan.layout.gpus_per_replica > 1
+
+    @property
+    def _warm_singles(self) -> int:
+        """Single-device replicas that are kept up: fallbacks, and the layout's own if it has one rank."""
+        plan = self.observed.plan
+        warm = plan.fallback.replicas if plan is not None else 0
+        return warm if self._gangs else warm + self._wanted_replicas
 
     @property
     def _wants_parallel(self) -> bool:
@@ -280,15 +309,16 @@ class View:
         return self._finding(cause.condition, "False", cause.reason, cause.message)
 
     def _starting(self, type_: ConditionType, reason: Reason, message: str) -> Finding:
-        """Not yet. A worker that was killed for memory is replaced by a pod without a past, so its cause stays named."""
-        held = conditions.find(conditions.of(self.previous), type_)
-        if (
-            held is not None
-            and held.get("status") == "False"
-            and held.get("reason") == Reason.WORKER_OOM_KILLED
-            and held.get("observedGeneration") == self.generation
-        ):
-            return self._finding(type_, "False", Reason.WORKER_OOM_KILLED, str(held.get("message")))
+        """Not yet. Two causes stay named until what they broke is up, since nothing shows them meanwhile.
+
+        A worker that was killed for memory is replaced by a pod without a past, and Serve's remark that a
+        replica takes long to initialise takes the place of the error of the try before.
+        """
+        held = conditions.find(conditions.of(self.previous), type_) or {}
+        if held.get("status") == "False" and held.get("observedGeneration") == self.generation:
+            known = _reason(held.get("reason"))
+            if known == Reason.WORKER_OOM_KILLED or (known not in PROGRESS and self._initialises):
+                return self._finding(type_, "False", known, str(held.get("message")))
         return self._finding(type_, "False", reason, message)
 
 

@@ -21,6 +21,7 @@ IMAGE_REASONS = frozenset(
 )  # fmt: skip
 CONFIG_REASON = "CreateContainerConfigError"
 CREATE_REASONS = frozenset({CONFIG_REASON, "CreateContainerError", "RunContainerError", "PostStartHookError"})
+UNCREATED_ENDS = frozenset({"StartError", "ContainerCannotRun", "CreateContainerError"})
 GPU = "nvidia.com/gpu"
 SHM_SENTENCE = re.compile(r"object store size \(.*\) exceeds\s+/dev/shm", re.DOTALL)
 LOG_LINES = 3
@@ -143,12 +144,12 @@ def shared_memory_too_small(observed: Observed) -> Cause | None:
 def container_failed(observed: Observed) -> Cause | None:
     """A container cannot be created, or ends again and again."""
     for container in _containers(observed):
-        waiting = container.waiting.get("reason")
-        if waiting in CREATE_REASONS:
+        uncreated = _uncreated(container)
+        if uncreated is not None:
             return cluster(
                 Reason.POD_FAILED,
-                f"container {container.name} of pod {container.pod} cannot be created: {container.waiting.get('message') or waiting}; "
-                "correct spec.podTemplate or what it refers to",
+                f"container {container.name} of pod {container.pod} cannot be created: {uncreated}; correct spec.podTemplate or what it "
+                "refers to",
             )
         if container.ended:
             said = _tail(str(container.ended.get("message") or ""))
@@ -167,6 +168,15 @@ def container_failed(observed: Observed) -> Cause | None:
                 f"the {pod.role} pod {pod.name} failed: {pod.reason or 'no reason given'}: {pod.message.strip() or 'nothing more is said'}; "
                 f"kubectl describe pod {pod.name} says more",
             )
+    return None
+
+
+def _uncreated(container: Container) -> str | None:
+    """Why it could not be created; kubelet tells it while it waits, and as an end between two tries."""
+    if container.waiting.get("reason") in CREATE_REASONS:
+        return str(container.waiting.get("message") or container.waiting["reason"])
+    if container.ended.get("reason") in UNCREATED_ENDS:
+        return str(container.ended.get("message") or container.ended["reason"])
     return None
 
 

@@ -21,7 +21,7 @@ MODEL_ERRORS = {
     "ModelCorrupt": Reason.MODEL_CORRUPT,
     "ModelMismatch": Reason.MODEL_CORRUPT,
 }
-_TYPED = re.compile(rf"\b({'|'.join(MODEL_ERRORS)})\)?: (.+)")
+_TYPED = re.compile(r"fluxsampler_serve\.errors\.(\w+): ([^\n]+)")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 # What torch, NCCL, glibc, Ray and our gang say; seen texts in tests/data/observed/.
 _GPU_MEMORY = re.compile(
@@ -31,8 +31,9 @@ _SHARED_MEMORY = re.compile(
     r"creating shared memory segment|/dev/shm.*No space left|No space left.*/dev/shm|killed by SIGBUS|unable to (?:open|allocate) shared memory"
 )  # fmt: skip
 _HOST_MEMORY = re.compile(
-    r"running low on memory|memory usage threshold|ray\.exceptions\.OutOfMemoryError|killed by SIGKILL \(out of memory|OOM"
-)
+    r"node running low on memory|exceeds the memory usage threshold|killed due to memory pressure|ray\.exceptions\.OutOfMemoryError"
+    r"|was killed by SIGKILL: out of memory"
+)  # fmt: skip
 _EXCEPTION = re.compile(
     r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Failed|Refused|Mismatch|NotFound|Corrupt)\)?: .+"
 )
@@ -44,9 +45,9 @@ def model_error(observed: Observed) -> Cause | None:
     """The model is not there, not readable or not what was planned."""
     for _, text in _texts(observed):
         found = _TYPED.findall(text)
-        if found:
-            name, sentence = found[-1]
-            return engine(MODEL_ERRORS[name], sentence.strip())
+        if found and found[-1][0] in MODEL_ERRORS:
+            name, said = found[-1]
+            return engine(MODEL_ERRORS[name], _with_restart(observed, said.strip()))
     return None
 
 
@@ -77,30 +78,43 @@ def engine_failed(observed: Observed) -> Cause | None:
     application = serve_state.application(observed.rayservice)
     for who, text in _texts(observed):
         if application.failed or _START_FAILED in text:
-            return engine(Reason.ENGINE_FAILED, f"{who}: {sentence(text)}")
+            return engine(Reason.ENGINE_FAILED, _with_restart(observed, f"{who}: {sentence(text)}"))
     if application.failed:
-        return engine(
-            Reason.ENGINE_FAILED,
-            f"Serve says {application.status} and nothing more; see the log of the head pod",
-        )
+        said = f"Serve says {application.status} and nothing more; see the log of the head pod"
+        return engine(Reason.ENGINE_FAILED, said)
     return None
 
 
 def sentence(text: str) -> str:
-    """What counts in one of Serve's messages: the last exception's line, else the whole without counters."""
+    """What counts in one of Serve's messages: our error's line, else the last exception's, else all but counters."""
     lines = [line.strip() for line in _ANSI.sub("", text).splitlines() if line.strip()]
-    raised = [line for line in lines if _EXCEPTION.match(line)]
+    raised = [line for line in lines if _TYPED.match(line)] or [
+        line for line in lines if _EXCEPTION.match(line)
+    ]
     if raised:
-        return raised[-1]
+        return raised[-1].removeprefix("fluxsampler_serve.errors.")
     return _NOISE.sub("", " ".join(lines))
 
 
 def _matched(observed: Observed, pattern: re.Pattern[str], reason: Reason, fix: str) -> Cause | None:
     for who, text in _texts(observed):
-        if pattern.search(text):
-            lines = [line.strip() for line in text.splitlines() if pattern.search(line)]
-            return engine(reason, f"{who}: {lines[-1] if lines else sentence(text)}; {fix}")
+        lines = [line.strip() for line in text.splitlines() if pattern.search(line)]
+        if lines:
+            said = lines[-1].removeprefix("fluxsampler_serve.errors.").rstrip(".")
+            return engine(reason, _with_restart(observed, f"{who}: {said}; {fix}"))
     return None
+
+
+def _with_restart(observed: Observed, message: str) -> str:
+    """Serve tries a replica three times, and then not again before the application or its cluster is another one."""
+    if serve_state.application(observed.rayservice).status != "DEPLOY_FAILED":
+        return message
+    again = (
+        f"kubectl delete rayclusters -l {observed.selector}"
+        if observed.selector
+        else "deleting its RayCluster"
+    )
+    return f"{message} (Serve has given up: a change of spec starts it again, and so does {again})"
 
 
 def _texts(observed: Observed) -> list[tuple[str, str]]:

@@ -60,11 +60,6 @@ class Application:
         found = self.deployments.get(deployment)
         return found is not None and found.healthy
 
-    @property
-    def answers(self) -> bool:
-        """Whether a picture may be asked for: the gateway and at least one engine are healthy."""
-        return self.healthy(GATEWAY) and (self.healthy(PARALLEL) or self.healthy(FALLBACK))
-
     def texts(self) -> Iterator[tuple[str, str]]:
         """(who, message) of everything that has one: deployments first, since the application only names them."""
         for name in (PARALLEL, FALLBACK, GATEWAY):
