@@ -163,7 +163,7 @@ def test_serve_image(cluster: LiveCluster, namespace: str) -> None:
         facts["model"] = pathlib.Path(importlib.util.find_spec("fluxsampler_serve").origin).parent.joinpath("builtin", "tiny_shapes").is_dir()
         said("ray", "start", "--head", "--num-cpus=1", "--object-store-memory=80000000", "--include-dashboard=false")
         ray.init(address="auto", logging_level="error")
-        facts["uid in Ray"] = ray.get(ray.remote(os.getuid).remote())
+        facts["uid in Ray"] = ray.get(ray.remote(lambda: os.getuid()).remote())
         ray.shutdown()
         said("ray", "stop", "--force")
         """,
