@@ -91,7 +91,7 @@ class View:
             "ClusterReady",
             "True",
             Reason.RUNNING,
-            f"the head pod is ready and {_count(wanted, 'worker pod')} run",
+            f"the head pod is ready and {up} of {wanted} worker pods run",
         )
 
     def _engine_ready(self, cluster: Finding) -> Finding:
@@ -335,7 +335,7 @@ def _pod_words(pod: pod_state.Pod) -> str:
     waiting = next(
         (str(each.waiting["reason"]) for each in pod.containers if each.waiting.get("reason")), None
     )
-    state = "is not ready yet" if pod.runs else f"is {waiting or pod.phase}"
+    state = "is not ready" if pod.runs else f"is {waiting or pod.phase}"
     return f"the {pod.role} pod {pod.name} {state}"
 
 

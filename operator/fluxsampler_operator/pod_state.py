@@ -17,13 +17,16 @@ CLUSTER = "ray.io/cluster"
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """One container of a pod: its state and the one before, as Kubernetes' JSON (``waiting``, ``terminated``)."""
+    """One container of a pod: its state and the one before, as Kubernetes' JSON (``waiting``, ``terminated``).
+
+    ``settled``: it is ready, or was since it was started last.
+    """
 
     pod: str
     name: str
     image: str
     memory_limit: str | None
-    ready: bool
+    settled: bool
     state: Json
     last: Json
 
@@ -36,11 +39,11 @@ class Container:
     def ended(self) -> Json:
         """{reason, exitCode, message} of how it ended, now or the last time; empty if it runs well or never ran.
 
-        A container that was restarted and is ready again has no end to explain.
+        A container that was restarted and has been ready since has no end to explain.
         """
         now: Json = self.state.get("terminated") or {}
         before: Json = self.last.get("terminated") or {}
-        return now or ({} if self.ready else before)
+        return now or ({} if self.settled else before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,7 @@ def _containers(pod: Json, status: Json) -> Iterator[Container]:
         each.get("name"): ((each.get("resources") or {}).get("limits") or {}).get("memory")
         for each in (pod.get("spec") or {}).get("containers") or ()
     }
+    ready: Json = next((each for each in status.get("conditions") or () if each.get("type") == "Ready"), {})
     for kind in ("initContainerStatuses", "containerStatuses"):
         for each in status.get(kind) or ():
             if kind == "initContainerStatuses" and _finished(each):
@@ -131,10 +135,21 @@ def _containers(pod: Json, status: Json) -> Iterator[Container]:
                 name=each.get("name") or "",
                 image=each.get("image") or "",
                 memory_limit=limits.get(each.get("name")),
-                ready=bool(each.get("ready")),
+                settled=bool(each.get("ready")) or _lost_since(ready, each),
                 state=each.get("state") or {},
                 last=each.get("lastState") or {},
             )
+
+
+def _lost_since(ready: Json, container: Json) -> bool:
+    """Whether the pod was ready after this container was started: only then it can lose that later."""
+    started = ((container.get("state") or {}).get("running") or {}).get("startedAt")
+    # Both are RFC 3339 in UTC without fractions, so that text compares as time.
+    return (
+        bool(started)
+        and ready.get("status") == "False"
+        and str(ready.get("lastTransitionTime") or "") > started
+    )
 
 
 def _finished(container: Json) -> bool:

@@ -182,6 +182,20 @@ def test_a_container_that_was_restarted_and_is_ready_is_fine() -> None:
     assert diagnose(seen(pods=(pod("head"), well))) is None
 
 
+def test_a_readiness_that_is_lost_later_is_no_crash() -> None:
+    """Seen on a busy machine: restarted at 15:37, ready, and not ready for a moment at 15:40."""
+    busy = ended_pod("head", reason="Error", exitCode=1)
+    busy["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": "2026-11-22T15:37:27Z"}}
+    busy["status"]["conditions"].append(
+        {"type": "Ready", "status": "False", "lastTransitionTime": "2026-11-22T15:40:33Z"}
+    )
+    assert diagnose(seen(pods=(busy, pod("worker")))) is None
+    busy["status"]["conditions"][-1]["lastTransitionTime"] = "2026-11-22T15:35:31Z"
+    cause = diagnose(seen(pods=(busy, pod("worker"))))
+    assert cause is not None
+    assert cause.reason == "PodFailed"
+
+
 def test_events_of_pods_that_are_gone_count_no_more() -> None:
     found = observed("folder-absent")
     assert diagnose(replace(found, pods=(pod("head"), waiting_pod("worker", "ContainerCreating")))) is None
