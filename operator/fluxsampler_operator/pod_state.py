@@ -143,13 +143,10 @@ def _containers(pod: Json, status: Json) -> Iterator[Container]:
 
 def _lost_since(ready: Json, container: Json) -> bool:
     """Whether the pod was ready after this container was started: only then it can lose that later."""
-    started = ((container.get("state") or {}).get("running") or {}).get("startedAt")
+    started = str(((container.get("state") or {}).get("running") or {}).get("startedAt") or "")
     # Both are RFC 3339 in UTC without fractions, so that text compares as time.
-    return (
-        bool(started)
-        and ready.get("status") == "False"
-        and str(ready.get("lastTransitionTime") or "") > started
-    )
+    lost = str(ready.get("lastTransitionTime") or "")
+    return started != "" and ready.get("status") == "False" and lost > started
 
 
 def _finished(container: Json) -> bool:
