@@ -18,12 +18,12 @@ HUB_TOKEN_ENV: str = ModelArgs.model_fields["token_env"].default
 def head(spec: FluxSamplerSpec) -> list[Manifest]:
     """Of the head: what Ray reads, and the API's token, since gateways may run there."""
     # A CUDA base image asks the NVIDIA runtime for all cards of the node; the head wants none.
-    return [*_ray(), *_api_token(spec), {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}]
+    return [*_ray(spec), *_api_token(spec), {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}]
 
 
 def worker(spec: FluxSamplerSpec) -> list[Manifest]:
     """Of a worker: the same, the hub's token, and the ranks' threads."""
-    made = [*_ray(), *_api_token(spec)]
+    made = [*_ray(spec), *_api_token(spec)]
     if spec.model.token_secret_ref is not None:
         made.append(_from_secret(HUB_TOKEN_ENV, spec.model.token_secret_ref))
     if spec.hardware.device == "cpu":
@@ -34,8 +34,19 @@ def worker(spec: FluxSamplerSpec) -> list[Manifest]:
     return made
 
 
-def _ray() -> list[Manifest]:
-    return [{"name": name, "value": value} for name, value in RAY_ENVIRONMENT.items()]
+def drain_seconds(spec: FluxSamplerSpec) -> int:
+    """How long a Ray node that is told to end goes on with what it draws.
+
+    `ray start`, process 1 of the pod, drains its node at SIGTERM (ray/_private/node.py). Where there is no
+    other node for the replicas it waits this long in any case: a picture on one card takes about 16 s, one
+    of a CPU's small model less than one.
+    """
+    return 30 if spec.hardware.device == "cuda" else 5
+
+
+def _ray(spec: FluxSamplerSpec) -> list[Manifest]:
+    told = RAY_ENVIRONMENT | {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(drain_seconds(spec))}
+    return [{"name": name, "value": value} for name, value in told.items()]
 
 
 def _api_token(spec: FluxSamplerSpec) -> list[Manifest]:

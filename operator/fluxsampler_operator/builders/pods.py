@@ -25,10 +25,8 @@ USER = 1000
 
 GCS_PORT, DASHBOARD_PORT, METRICS_PORT, AGENT_PORT = 6379, 8265, 8080, 52365
 
-GRACE_SECONDS = 40
-# `ray stop` asks Ray's processes to end and kills what is left after this; bash, which KubeRay makes
-# process 1, would pass no signal on, and every pod would take its whole grace to go.
-_STOP_SECONDS = 20
+# After Ray's drain (environment.py), for its processes to end; then the kubelet kills what is left.
+_AFTER_DRAIN_SECONDS = 25
 
 
 def head(spec: FluxSamplerSpec, size: PodSize, settings: Settings, owner: Owner, account: str) -> Manifest:
@@ -85,7 +83,7 @@ def _template(
         # Nothing in the pods talks to Kubernetes.
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "terminationGracePeriodSeconds": environment.drain_seconds(spec) + _AFTER_DRAIN_SECONDS,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER,
@@ -115,9 +113,6 @@ def _container(name: str, size: PodSize, settings: Settings) -> Manifest:
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
         },
-        "lifecycle": {
-            "preStop": {"exec": {"command": ["ray", "stop", "--grace-period", str(_STOP_SECONDS)]}}
-        },
     } | _probes()
 
 
@@ -133,9 +128,11 @@ def _probes() -> Manifest:
     return {
         # Ray's daemons take 5 s to start, and minutes on a node that is busy pulling and converting models.
         "startupProbe": asked | {"periodSeconds": 2, "failureThreshold": 150},
-        "readinessProbe": asked | {"periodSeconds": 5, "failureThreshold": 3},
-        # Restarting the container ends every replica in it, so only for a raylet that is silent for 2 minutes.
-        "livenessProbe": asked | {"periodSeconds": 10, "failureThreshold": 12},
+        # The agent answers late or 503 while a busy node starts a gang; a head that is unready takes no requests.
+        "readinessProbe": asked | {"periodSeconds": 5, "failureThreshold": 6},
+        # Restarting the container ends every replica in it, so only for a raylet that is silent for 5 minutes.
+        # One that ends takes its container with it, without any probe.
+        "livenessProbe": asked | {"periodSeconds": 10, "failureThreshold": 30},
     }
 
 
