@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
@@ -20,14 +23,71 @@ from fluxsampler_serve.engines.protocol import Cancel
 from fluxsampler_serve.errors import Cancelled, PictureRefused, PromptTooLong, RequestRefused, ServeError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     from fluxsampler_serve.engines.protocol import Engine, Progress, ProgressCallback, Sample
 
 log = structlog.get_logger(__name__)
 
+Answer = TypeVar("Answer")
+
 INLINE_PIXELS = 128 * 128
 """Up to here a picture is encoded in the engine's thread: a hop to the other one costs as much."""
+
+
+class EngineThread:
+    """One thread that makes one call after the other for an event loop.
+
+    What a ThreadPoolExecutor and the futures of two kinds do around a call takes as long as both switches
+    of thread together. ``name`` is the thread's.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._calls: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None] = SimpleQueue()
+        self._open = threading.Lock()
+        self._closed = False
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def call(self, function: Callable[[], Answer]) -> asyncio.Future[Answer]:
+        """Its answer, from the running loop. One that is cancelled while it waits in line is not made."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        with self._open:
+            if self._closed:
+                raise RuntimeError("this engine was closed")
+            self._calls.put((function, answer))
+        return answer
+
+    def close(self) -> None:
+        """End after the call that is being made; those behind it are cancelled. Idempotent."""
+        with self._open:
+            self._closed = True
+            self._calls.put(None)
+
+    def _work(self) -> None:
+        while (item := self._calls.get()) is not None:
+            function, answer = item
+            if self._closed:
+                _tell(answer, answer.cancel)
+            elif not answer.cancelled():
+                try:
+                    given = function()
+                except BaseException as error:  # noqa: BLE001 (it is the caller's, whatever it is)
+                    _tell(answer, answer.set_exception, error)
+                else:
+                    _tell(answer, answer.set_result, given)
+                    del given
+            del item, function, answer  # or a picture would live until the next one
+
+
+def _tell(answer: asyncio.Future[Any], tell: Callable[..., object], *what: object) -> None:
+    """Call ``tell`` in the answer's loop, unless its caller left; a loop that is closed has no callers."""
+
+    def told() -> None:
+        if not answer.done():
+            tell(*what)
+
+    with suppress(RuntimeError):
+        answer.get_loop().call_soon_threadsafe(told)
 
 
 class EngineHost:
@@ -39,7 +99,7 @@ class EngineHost:
     def __init__(self, engine: Engine, facts: Mapping[str, str]) -> None:
         self._engine = engine
         self._facts = {**facts, "engine": engine.name}
-        self._drawing = ThreadPoolExecutor(1, f"draw-{engine.name}")
+        self._drawing = EngineThread(f"draw-{engine.name}")
         self._encoding = ThreadPoolExecutor(1, f"encode-{engine.name}")
         self._load_seconds: float | None = None
 
@@ -53,7 +113,7 @@ class EngineHost:
                 self._engine.warm_up(sizes, steps)
             return time.perf_counter() - start
 
-        load_seconds = await asyncio.get_running_loop().run_in_executor(self._drawing, load)
+        load_seconds = await self._drawing.call(load)
         self._load_seconds = round(load_seconds, 3)
         if self._engine.fingerprint is not None:
             self._facts["model_fingerprint"] = self._engine.fingerprint
@@ -74,11 +134,10 @@ class EngineHost:
     async def draw(self, request: DrawRequest) -> Outcome:
         """Draw, guard and encode one picture. When the caller is cancelled, so is the engine's call."""
         cancel = Cancel()
-        drawn = asyncio.get_running_loop().run_in_executor(
-            self._drawing, self._sample, request, _ignore, cancel
-        )
         try:
-            return await self._finished(await drawn)
+            return await self._finished(
+                await self._drawing.call(lambda: self._sample(request, _ignore, cancel))
+            )
         except asyncio.CancelledError:
             cancel.set()
             raise
@@ -92,7 +151,7 @@ class EngineHost:
         def progress(event: Progress) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        drawn = loop.run_in_executor(self._drawing, self._sample, request, progress, cancel)
+        drawn = self._drawing.call(lambda: self._sample(request, progress, cancel))
         drawn.add_done_callback(lambda _: events.put_nowait(None))
         previews, over = 0, False
         try:
@@ -114,7 +173,7 @@ class EngineHost:
     def close(self) -> None:
         """End the engine and the threads; idempotent."""
         self._engine.close()
-        self._drawing.shutdown(wait=False, cancel_futures=True)
+        self._drawing.close()
         self._encoding.shutdown(wait=False, cancel_futures=True)
 
     def _sample(
