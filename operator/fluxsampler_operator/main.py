@@ -25,7 +25,7 @@ from fluxsampler_operator.handlers.keys import Samplers
 from fluxsampler_operator.handlers.login import log_in
 from fluxsampler_operator.handlers.probe import answer_probe
 from fluxsampler_operator.handlers.watcher import Watcher
-from fluxsampler_operator.picture import Pictures
+from fluxsampler_operator.picture import Draw, Pictures, draw
 from fluxsampler_operator.queue import Key, WorkQueue
 from fluxsampler_operator.reconcile import Reconciler
 from fluxsampler_operator.settings import Settings
@@ -38,10 +38,10 @@ SHUTDOWN_SECONDS = 3.0
 class Operator:
     """One running operator: cluster, queue, pictures, watches."""
 
-    def __init__(self, settings: Settings, cluster: Cluster, pictures: Pictures | None = None) -> None:
+    def __init__(self, settings: Settings, cluster: Cluster, ask: Draw = draw) -> None:
         loop = asyncio.get_running_loop()
         self._cluster = cluster
-        self._pictures = pictures or Pictures(self.add)
+        self._pictures = Pictures(self.add, ask=ask)
         reconciler = Reconciler(cluster, settings, self._pictures)
         self.queue = WorkQueue(reconciler.reconcile, slow_seconds=settings.resync_seconds)
         self._loop = loop
@@ -97,7 +97,7 @@ async def _kuberay(cluster: Cluster) -> str:
         return f"unknown: {error}"
 
 
-async def _until_signal(settings: Settings) -> None:
+async def _until_signal(settings: Settings, ask: Draw) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -107,7 +107,7 @@ async def _until_signal(settings: Settings) -> None:
         "operator starts", version=settings.version, serve_image=settings.serve_image,
         namespaces=list(settings.watch_namespaces) or "all", kuberay=await _kuberay(cluster),
     )  # fmt: skip
-    running = asyncio.create_task(Operator(settings, cluster).run(), name="operator")
+    running = asyncio.create_task(Operator(settings, cluster, ask).run(), name="operator")
     stopping = asyncio.create_task(stopped.wait(), name="signal")
     await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if running.done():
@@ -118,15 +118,15 @@ async def _until_signal(settings: Settings) -> None:
     await asyncio.wait({running}, timeout=SHUTDOWN_SECONDS)
 
 
-def main() -> None:
-    """Run until SIGTERM; exit code 1 with one line of explanation when it cannot."""
+def main(ask: Draw = draw) -> None:
+    """Run until SIGTERM; exit code 1 with one line of explanation when it cannot. ``ask`` draws the canaries."""
     code = 0
     try:
         settings = Settings.from_environment(os.environ)
         logs.set_up(settings.log_level)
         if settings.metrics_port:
             start_http_server(settings.metrics_port)
-        asyncio.run(_until_signal(settings))
+        asyncio.run(_until_signal(settings, ask))
     except OperatorError as error:
         code = 1
         _log.error("the operator cannot run", error=str(error))

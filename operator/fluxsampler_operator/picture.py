@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import aiohttp
 import structlog
@@ -47,11 +47,8 @@ class PictureRequest:
         return f"PictureRequest({self.url!r}, {self.prompt!r}, seed={self.seed})"
 
 
-class Draw(Protocol):
-    """Asks for one picture; never raises for what the service does, it says so in the result."""
-
-    async def __call__(self, request: PictureRequest) -> PictureResult:
-        """Ask once."""
+Draw = Callable[[PictureRequest], Awaitable[PictureResult]]
+"""Asks for one picture; never raises for what the service does, it says so in the result."""
 
 
 async def draw(request: PictureRequest) -> PictureResult:
