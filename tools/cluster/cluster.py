@@ -148,7 +148,7 @@ class Cluster:
 
     def remove_kuberay(self, *, kinds: bool = True) -> None:
         """Take it out again; with ``kinds`` also its CRDs and all Ray objects."""
-        kuberay.remove(self.kubectl, kinds=kinds)
+        kuberay.remove(self.kubectl, self.binaries, kinds=kinds)
 
     def keep(self, nodes: Nodes) -> None:
         """Change what the nodes are to be; returns when the API server shows it."""

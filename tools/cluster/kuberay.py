@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import yaml
 from tools.cluster import registry, versions
 from tools.cluster.binaries import Binaries
 from tools.cluster.commands import Kubectl
+from tools.cluster.errors import CommandFailed
 from tools.cluster.files import publish
+from tools.cluster.waiting import wait_for
 
 NAMESPACE = "ray-system"
-_CRDS = ("rayclusters.ray.io", "rayjobs.ray.io", "rayservices.ray.io")
+_KIND = "rayservices"
 _SECONDS = 180
 
 # Its manifests as published wait ten seconds before the first look, and give it a tenth of a core.
@@ -33,11 +36,9 @@ def install(kubectl: Kubectl, binaries: Binaries, folder: Path) -> None:
     image = registry.push_program(
         "kuberay-operator", f"v{versions.KUBERAY}", binaries.path("kuberay-operator"), "manager"
     )
-    manifests = _manifests(binaries, folder, image)
+    install_kinds(kubectl, binaries)
     kubectl("apply", "--server-side", "-f", "-", stdin=_namespace())
-    kubectl("apply", "--server-side", "--force-conflicts", "-k", manifests)
-    for crd in _CRDS:
-        kubectl("wait", "--for=condition=Established", f"crd/{crd}", "--timeout=60s")
+    kubectl("apply", "--server-side", "--force-conflicts", "-k", _manifests(binaries, folder, image))
     kubectl(
         "-n",
         NAMESPACE,
@@ -49,26 +50,41 @@ def install(kubectl: Kubectl, binaries: Binaries, folder: Path) -> None:
     )
 
 
+def install_kinds(kubectl: Kubectl, binaries: Binaries) -> None:
+    """Install its CRDs alone: enough for an API server without nodes."""
+    # Not through kustomize, which needs longer for four megabytes of schema than the API server.
+    folder = _kinds(binaries)
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", folder, timeout=_SECONDS)
+    wanted = {path.stem.partition("_")[2] for path in folder.glob("ray.io_*.yaml")}
+    # `kubectl wait` fails on a definition that has no conditions yet.
+    wait_for(lambda: wanted <= _served(kubectl), _SECONDS, "KubeRay's kinds", interval=0.5)
+
+
+def _served(kubectl: Kubectl) -> set[str]:
+    try:
+        answer = json.loads(kubectl("get", "--raw", "/apis/ray.io/v1"))
+    except CommandFailed:  # the group is not known yet
+        return set()
+    return {resource["name"] for resource in answer["resources"]}
+
+
 def installed(kubectl: Kubectl) -> bool:
     """Whether its kinds are known to the API server."""
-    return bool(kubectl("get", "crd", _CRDS[-1], "--ignore-not-found", "-o", "name").strip())
+    return _KIND in _served(kubectl)
 
 
-def remove(kubectl: Kubectl, *, kinds: bool = True) -> None:
+def remove(kubectl: Kubectl, binaries: Binaries, *, kinds: bool = True) -> None:
     """Take KubeRay away; with ``kinds`` also its CRDs, and with them every Ray object there is."""
+    end = ("--ignore-not-found", f"--timeout={_SECONDS}s")
     if kinds:
-        kubectl(
-            "delete", "crd", *_CRDS, "--ignore-not-found", f"--timeout={_SECONDS}s", timeout=_SECONDS + 10
-        )
-    kubectl(
-        "delete",
-        "namespace",
-        NAMESPACE,
-        "--ignore-not-found",
-        f"--timeout={_SECONDS}s",
-        timeout=_SECONDS + 10,
-    )
+        # Before the operator: should one of its objects hold a finalizer, it is there to let go.
+        kubectl("delete", "-f", _kinds(binaries), *end, timeout=_SECONDS + 10)
+    kubectl("delete", "namespace", NAMESPACE, *end, timeout=_SECONDS + 10)
     kubectl("delete", "clusterrole,clusterrolebinding", "kuberay-operator", "--ignore-not-found")
+
+
+def _kinds(binaries: Binaries) -> Path:
+    return binaries.path("kuberay-config") / "crd" / "bases"
 
 
 def _namespace() -> str:
@@ -82,9 +98,9 @@ def _manifests(binaries: Binaries, folder: Path, image: str) -> Path:
     shutil.copytree(binaries.path("kuberay-config"), folder / "config")
     name, tag = image.rsplit(":", 1)
     layer = {
-        "resources": ["../config/default"],
+        "resources": ["../config/rbac", "../config/manager"],
         "namespace": NAMESPACE,
-        "images": [{"name": "quay.io/kuberay/operator", "newName": name, "newTag": tag}],
+        "images": [{"name": "kuberay/operator", "newName": name, "newTag": tag}],
         "patches": [
             {"target": {"kind": "Deployment", "name": "kuberay-operator"}, "patch": yaml.safe_dump(_PATCH)}
         ],
