@@ -15,8 +15,9 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,8 @@ _BASE_RECIPE = 1
 # chroot needs nothing that a container without privileges over namespaces would lack.
 _BUILD = ("build", "--isolation", "chroot", "--format", "oci")
 _SECONDS = 3600.0
+# Layers of former builds are kept so long: somebody may go back to that code.
+_KEPT_SECONDS = 7 * 24 * 3600.0
 _LOG_TAIL = 25
 
 
@@ -96,6 +99,8 @@ class ImageBuilder:
         with exclusive(self.folder / "lock", lambda who: say(f"   waiting for {who}, which builds images")):
             shutil.rmtree(self.folder / "tmp", ignore_errors=True)
             self._run("tidy", "rm", "--all")
+            if old := forgotten(json.loads(run([*self._buildah, "images", "--json"])), time.time()):
+                self._run("tidy", "rmi", *old)
             yield
 
     def base(self) -> str:
@@ -199,6 +204,11 @@ class ImageBuilder:
         if done.returncode:
             said = path.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL:]
             raise BuildFailed("\n".join([*said, f"{command[0]} ({name}) failed; the whole log: {path}"]))
+
+
+def forgotten(images: Sequence[Mapping[str, Any]], now: float) -> list[str]:
+    """Ids of those of ``images`` (as `buildah images --json` lists them) that no name leads to any more, and old."""
+    return [image["id"] for image in images if not image["names"] and now - image["created"] > _KEPT_SECONDS]
 
 
 def base_command(tar: Path, sources: Sequence[str], apt_options: Sequence[str]) -> list[str]:

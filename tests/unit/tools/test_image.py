@@ -166,3 +166,13 @@ def test_dockerfile_copies_all_that_the_wheel_holds() -> None:
     assert {folder for folder in folders if f"COPY {folder} {folder}\n" in stage} == folders
     context = (PROJECT / ".dockerignore").read_text().splitlines()
     assert folders <= {line.removeprefix("!") for line in context if line.startswith("!")}
+
+
+def test_old_builds_without_a_name_are_forgotten() -> None:
+    day = 24 * 3600
+    listed: list[dict[str, object]] = [
+        {"id": "named", "names": ["localhost/fluxsampler-serve:dev"], "created": 0},
+        {"id": "replaced", "names": None, "created": 0},
+        {"id": "recent", "names": None, "created": 95 * day},
+    ]
+    assert image.forgotten(listed, now=100.0 * day) == ["replaced"]
