@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,18 @@ from tests.support.cluster import LiveCluster, cluster, fresh_namespace
 from tests.support.installation import RESTRICTED, Installation, build_images
 
 __all__ = ["cluster", "images", "installed", "namespace"]
+
+
+# Includes what the session's first test waits for: the cluster, and images that are pushed and pulled.
+_SECONDS = 1800
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests here a limit that fits them, unless they set one."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_SECONDS))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.support.cluster_sandbox import Sandbox, sandbox
 
 _STATE = "var/lib/fluxsampler-cluster"
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_up_works_is_idempotent_heals_and_down_leaves_nothing(place: Sandbox) ->
         subprocess.Popen(place.tool("up", "--nodes", "3"), stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    printed = [caller.communicate(timeout=300)[0] for caller in callers]
+    printed = [caller.communicate(timeout=900)[0] for caller in callers]
     assert [caller.returncode for caller in callers] == [0, 0]
     assert printed[0] == printed[1]
     assert printed[0].startswith(f"export KUBECONFIG=/{_STATE}/admin.kubeconfig ")
@@ -116,7 +116,7 @@ def test_a_start_killed_at_any_moment_is_cleaned_up_by_the_next_command(place: S
     moments = _MOMENTS if then == "down" else {"the kubelet starts": _MOMENTS["the kubelet starts"]}
     for name, reached in moments.items():
         with subprocess.Popen(place.tool("up"), start_new_session=True) as starter:
-            wait_for(partial(_reached_or_over, reached, state, starter), 120, name, interval=0.002)
+            wait_for(partial(_reached_or_over, reached, state, starter), 600, name, interval=0.002)
             os.killpg(starter.pid, signal.SIGKILL)
         assert starter.returncode == -signal.SIGKILL, f"the start ended before {name}"
         place.run_tool(then)

@@ -21,7 +21,9 @@ from tools.cluster.waiting import wait_for
 
 MARKER = "FLUXSAMPLER_CLUSTER"
 _LOG_TAIL = 15
-_END_SECONDS = 20.0
+# Generous, for machines that do much else; a part that ends meanwhile is noticed at once.
+_READY_SECONDS = 180.0
+_END_SECONDS = 30.0
 # Where Debian keeps iptables, runc and the like, which a login shell of a user may not name.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -101,7 +103,9 @@ class Processes:
         names = sorted(path.stem for path in self._records.glob("*.json"))
         return [record for name in names if (record := self.record(name))]
 
-    def await_ready(self, name: str, condition: Callable[[], object], timeout: float = 60.0) -> None:
+    def await_ready(
+        self, name: str, condition: Callable[[], object], timeout: float = _READY_SECONDS
+    ) -> None:
         """Return when ``condition()`` is true.
 
         Raises:
