@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from binascii import b2a_base64
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from pydantic_core import to_json
 
 from fluxsampler_serve.drawing import Drawn, Failure, Step
 from fluxsampler_serve.errors import DeadlineExceeded, ServeError
@@ -227,7 +227,10 @@ class Images:
             yield sse("error", internal_error().content())
 
     def _body(self, answer: Answer, drawn: list[Drawn]) -> bytes:
-        """JSON, put together around the pictures: a JSON encoder would read megabytes for nothing."""
+        """JSON, put together around the pictures: a JSON encoder would read megabytes for nothing.
+
+        pydantic's encoder takes a quarter of the standard library's time.
+        """
         job = answer.job
         head = {
             "created": int(time.time()),
@@ -236,9 +239,9 @@ class Images:
             "fluxsampler": jobs.details(self._args, job, answer.pictures),
         }
         name = "url" if job.as_url else "b64_json"
-        parts = [json.dumps(head)[:-1].encode(), b', "data": [']
+        parts = [to_json(head)[:-1], b',"data":[']
         for index, picture in enumerate(drawn):
-            parts += [b', {"' if index else b'{"', name.encode(), b'": "', _text(job, picture.picture), b'"}']
+            parts += [b',{"' if index else b'{"', name.encode(), b'":"', _text(job, picture.picture), b'"}']
         parts.append(b"]}")
         return b"".join(parts)
 
@@ -259,9 +262,9 @@ class Images:
             kind, data, extra = "fluxsampler.progress", None, _progress(index, routed)
         head: dict[str, Any] = {"type": kind, "created_at": int(time.time())}
         if data is None:
-            return sse(kind, json.dumps(head | extra).encode())
-        body = json.dumps(head | _look(job) | extra)[:-1].encode()
-        return sse(kind, b"".join((body, b', "b64_json": "', b2a_base64(data, newline=False), b'"}')))
+            return sse(kind, to_json(head | extra))
+        body = to_json(head | _look(job) | extra)[:-1]
+        return sse(kind, b"".join((body, b',"b64_json":"', b2a_base64(data, newline=False), b'"}')))
 
     def _failed(self, answer: Answer, error: ServeError | TimeoutError) -> ApiError:
         if isinstance(error, TimeoutError):
