@@ -8,9 +8,17 @@ from pathlib import Path
 import pytest
 
 from tests.support.cluster import LiveCluster, cluster, fresh_namespace
-from tests.support.installation import RESTRICTED, Installation, build_images
+from tests.support.installation import RESTRICTED, Installation, Sampler, build_images, tiny
 
-__all__ = ["cluster", "images", "installed", "namespace"]
+__all__ = ["cluster", "images", "installed", "namespace", "shared"]
+
+# Four rank processes a node and two a gang, so that there is room for a second gang.
+SHARED = tiny(
+    "shared",
+    hardware={"device": "cpu", "gpusPerNode": 4},
+    parallelism={"exact": True, "gpusPerReplica": 2},
+    canary={"prompt": "a red circle"},
+)
 
 
 # Includes what the session's first test waits for: the cluster, and images that are pushed and pulled.
@@ -44,3 +52,13 @@ def installed(cluster: LiveCluster, images: None) -> Installation:
     release = Installation(cluster)
     release.install()
     return release
+
+
+@pytest.fixture(scope="session")
+def shared(installed: Installation, cluster: LiveCluster) -> Iterator[Sampler]:
+    """One Ready FluxSampler for many tests: whoever changes it puts it back."""
+    with fresh_namespace(cluster.kubectl, RESTRICTED) as name:
+        sampler = Sampler(cluster, name, SHARED["metadata"]["name"])
+        sampler.apply(SHARED)
+        print(f"\napply to Ready: {sampler.wait_ready():.1f} s")
+        yield sampler

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import httpx
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
 from tools.cluster.image import TAG, ImageBuilder
 from tools.cluster.waiting import wait_for
 
@@ -111,6 +117,14 @@ def tiny(name: str, **spec: Any) -> Json:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """A picture that the service sent, and who drew it."""
+
+    image: npt.NDArray[np.uint8]
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sampler:
     """One FluxSampler on the cluster, by name."""
 
@@ -175,6 +189,20 @@ class Sampler:
         host, _, port = self.status["url"].removeprefix("http://").partition(":")
         service = self.get("service", host.partition(".")[0])
         return f"http://{service['spec']['clusterIP']}:{port}"
+
+    def draw(self, prompt: str, token: str | None = None, seed: int = 1) -> Drawn:
+        """One picture through the Service; fails the test with the service's own words."""
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        answer = httpx.post(
+            f"{self.url}/v1/images/generations",
+            json={"prompt": prompt, "seed": seed},
+            headers=headers,
+            timeout=300,
+            trust_env=False,
+        )
+        assert answer.status_code == 200, answer.text
+        data = BytesIO(b64decode(answer.json()["data"][0]["b64_json"]))
+        return Drawn(np.asarray(Image.open(data).convert("RGB")), answer.headers["x-fluxsampler-engine"])
 
     def wait(self, holds: Callable[[], object], what: str, seconds: float = READY_SECONDS) -> float:
         """Seconds until ``holds``; fails with the status as it is then."""
