@@ -38,10 +38,7 @@ def test_scale_to_two_to_one_to_none(shared: Sampler) -> None:
             "scale", f"{KIND}/{shared.name}", "-n", shared.namespace, f"--replicas={replicas}"
         )
         took = shared.wait(
-            lambda replicas=replicas: (
-                shared.condition("Ready").get("status") == "True"
-                and shared.status.get("replicas") == replicas
-            ),
+            partial(_ready_with, shared, replicas),
             f"{replicas} replicas",
         )
         drawn = shared.draw("a red circle")
