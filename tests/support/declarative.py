@@ -58,8 +58,10 @@ class DeclaredServe:
         return str(self.application().get("status"))
 
     def replicas(self, deployment: str) -> Replicas:
-        """A deployment's."""
-        said = self.application()["deployments"][deployment]
+        """A deployment's; none of any while Serve builds the application."""
+        said = self.application().get("deployments", {}).get(deployment)
+        if said is None:
+            return Replicas("", "", {})
         running = {one["replica_id"]: one["pid"] for one in said["replicas"] if one["state"] == "RUNNING"}
         return Replicas(said["status"], said["message"], running)
 

@@ -64,7 +64,7 @@ async def replica(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Replica]:
     monkeypatch.setattr("fluxsampler_serve.clients.READY_SECONDS", 0.01)
     gang, fallback = Handle(), Handle()
     gateway = Gateway.__new__(Gateway)
-    await Gateway.__init__(gateway, tiny_app_args().start(), gang, fallback)  # type: ignore[arg-type, misc]  # stand-ins; Serve awaits it, too
+    await Gateway.__init__(gateway, tiny_app_args().start(), gang, fallback)
     made = Replica(gateway, gang, fallback)
     yield made
     await made.http.aclose()
@@ -127,7 +127,7 @@ async def test_an_engine_that_was_never_built_is_an_error(monkeypatch: pytest.Mo
     monkeypatch.setattr(deployment, "GatewayMetrics", Counts)
     gateway = Gateway.__new__(Gateway)
     start = tiny_app_args().start()
-    await Gateway.__init__(gateway, start, None, None)  # type: ignore[misc]  # Serve awaits it, too
+    await Gateway.__init__(gateway, start, None, None)
     with pytest.raises(ServeError, match="the parallel engine"):
         await gateway.reconfigure(tiny_app_args().live())
 
