@@ -12,6 +12,7 @@ Manifest = dict[str, Any]
 """A Kubernetes object as JSON."""
 
 FIELD_MANAGER = "fluxsampler-operator"
+NAME_LABEL = "app.kubernetes.io/name"
 SAMPLER_LABEL = f"{GROUP}/sampler"
 FORM_ANNOTATION = f"{GROUP}/form"
 """Digest of what Ray's pods are made of: on the RayService, its RayClusters and their pods (builders/form.py)."""
@@ -60,7 +61,7 @@ def child_name(name: str) -> str:
 def labels(owner: Owner, component: str) -> dict[str, str]:
     """Labels of a child: Kubernetes' recommended ones, and ours to find it by."""
     return {
-        "app.kubernetes.io/name": "fluxsampler",
+        NAME_LABEL: "fluxsampler",
         # A label's value ends at 63 characters, a name does not.
         "app.kubernetes.io/instance": owner.name if len(owner.name) <= 63 else owner.child,
         "app.kubernetes.io/component": component,

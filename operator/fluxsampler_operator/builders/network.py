@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 
 from fluxsampler_api.serve_config import HTTP_PORT
 from fluxsampler_operator.builders.pods import DASHBOARD_PORT, METRICS_PORT
-from fluxsampler_operator.manifest import metadata, selector
+from fluxsampler_operator.manifest import NAME_LABEL, metadata, selector
 
 if TYPE_CHECKING:
     from fluxsampler_api.spec import FluxSamplerSpec
     from fluxsampler_operator.manifest import Manifest, Owner
-
-_NAME_LABEL = "app.kubernetes.io/name"
 
 
 def service(spec: FluxSamplerSpec, owner: Owner, ray_cluster: str | None) -> Manifest:
@@ -63,9 +61,12 @@ def network_policy(owner: Owner) -> Manifest:
             "ingress": [
                 {"ports": [_tcp(HTTP_PORT)]},
                 {"from": [{"podSelector": {"matchLabels": selector(owner)}}]},
-                # "kuberay" in KubeRay's kustomize manifests, "kuberay-operator" in its chart.
-                {"from": [_pods_called("kuberay-operator", "kuberay")], "ports": [_tcp(DASHBOARD_PORT)]},
-                {"from": [_pods_called("prometheus")], "ports": [_tcp(METRICS_PORT)]},
+                # Not by the name label: in KubeRay's kustomize manifests it is the one of every Ray pod.
+                {
+                    "from": [_pods_with("app.kubernetes.io/component", "kuberay-operator")],
+                    "ports": [_tcp(DASHBOARD_PORT)],
+                },
+                {"from": [_pods_with(NAME_LABEL, "prometheus")], "ports": [_tcp(METRICS_PORT)]},
             ],
         },
     }
@@ -75,7 +76,6 @@ def _tcp(port: int) -> Manifest:
     return {"port": port, "protocol": "TCP"}
 
 
-def _pods_called(*names: str) -> Manifest:
-    """Pods of any namespace whose recommended name label is one of ``names``."""
-    called = {"key": _NAME_LABEL, "operator": "In", "values": list(names)}
-    return {"namespaceSelector": {}, "podSelector": {"matchExpressions": [called]}}
+def _pods_with(label: str, value: str) -> Manifest:
+    """Pods of any namespace with this label."""
+    return {"namespaceSelector": {}, "podSelector": {"matchLabels": {label: value}}}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fluxsampler_api.serve_config import HTTP_PORT
 from fluxsampler_operator.builders import environment, overrides, volumes
 from fluxsampler_operator.builders.sizes import PodSize, quantity
-from fluxsampler_operator.manifest import labels
+from fluxsampler_operator.manifest import NAME_LABEL, labels
 
 if TYPE_CHECKING:
     from fluxsampler_api.spec import FluxSamplerSpec, Toleration
@@ -98,7 +98,9 @@ def _template(
         pod["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
     if spec.hardware.tolerations:
         pod["tolerations"] = [_toleration(one) for one in spec.hardware.tolerations]
-    return {"metadata": {"labels": labels(owner, component)}, "spec": pod}
+    # KubeRay writes this one, and chooses heads by its own value in the RayService's `-head-svc`.
+    kept = {name: value for name, value in labels(owner, component).items() if name != NAME_LABEL}
+    return {"metadata": {"labels": kept}, "spec": pod}
 
 
 def _container(name: str, size: PodSize, settings: Settings) -> Manifest:

@@ -241,6 +241,14 @@ def test_a_wrong_item_is_named_by_its_own_number() -> None:
     assert caught.value.path == "spec.podTemplate.spec.containers[1]"
 
 
+def test_pods_leave_kuberay_the_labels_it_chooses_them_by() -> None:
+    # Selectors of the head's services: KubeRay's controllers/ray/common/service.go, HeadServiceLabels.
+    for template in templates(manifests(CPU)["RayService/it"]).values():
+        written = template["metadata"]["labels"].keys()
+        assert not {"app.kubernetes.io/name", "app.kubernetes.io/created-by"} & written
+        assert not any(name.startswith("ray.io/") for name in written)
+
+
 def test_overrides_reach_the_pods_they_name() -> None:
     patch = [
         {"name": "ray", "env": [{"name": "BOTH", "value": "1"}]},
@@ -262,6 +270,11 @@ def test_only_the_api_is_open_to_everyone() -> None:
     rules = manifests(CPU)["NetworkPolicy/it"]["spec"]["ingress"]
     open_ports = [port["port"] for rule in rules if "from" not in rule for port in rule["ports"]]
     assert open_ports == [8000]
+    kuberay = {"app.kubernetes.io/component": "kuberay-operator"}
+    dashboard = {"port": 8265, "protocol": "TCP"}
+    assert [
+        rule["from"][0]["podSelector"]["matchLabels"] for rule in rules if rule.get("ports") == [dashboard]
+    ] == [kuberay]
     everything = [rule["from"] for rule in rules if "ports" not in rule]
     assert everything == [[{"podSelector": {"matchLabels": {"fluxsampler.io/sampler": "it"}}}]]
 
