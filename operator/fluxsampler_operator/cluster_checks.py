@@ -119,6 +119,16 @@ def wanted_workers(rayservice: Json | None) -> int:
     )
 
 
+def worker_limits(rayservice: Json | None) -> list[int]:
+    """Memory limits of the worker groups' Ray containers, bytes."""
+    sizes = []
+    for group in _cluster_spec(rayservice).get("workerGroupSpecs") or ():
+        containers: Sequence[Json] = ((group.get("template") or {}).get("spec") or {}).get("containers") or ()
+        for container in containers[:1]:  # KubeRay: the Ray container is the first
+            sizes.append(size_of(((container.get("resources") or {}).get("limits") or {}).get("memory")))
+    return [size for size in sizes if size is not None]
+
+
 def note(event: Json) -> str:
     """What an event says: core/v1 calls it message, events.k8s.io note."""
     return str(event.get("message") or event.get("note") or "").strip()

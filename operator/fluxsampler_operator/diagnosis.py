@@ -40,6 +40,7 @@ CHECKS: tuple[Check, ...] = (
     serve_checks.gpu_memory,
     serve_checks.shared_memory,
     serve_checks.out_of_memory,
+    serve_checks.process_died,
     serve_checks.engine_failed,
     picture_failed,
 )

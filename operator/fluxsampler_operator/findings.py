@@ -42,7 +42,7 @@ class View:
         serving = self._serving(engine)
         chain = {"Accepted": accepted, "ClusterReady": running, "EngineReady": engine, "Serving": serving}
         found: dict[ConditionType, Finding] = {each.type: each for each in chain.values()}
-        found["Degraded"] = self._degraded(serving)
+        found["Degraded"] = self._degraded(engine, serving)
         found["Ready"] = self._ready(tuple(chain.values()))
         return found
 
@@ -52,7 +52,7 @@ class View:
         refusal, plan = self.observed.refusal, self.observed.plan
         if refusal is not None:
             problems = "; ".join(map(str, refusal.problems))
-            return self._finding("Accepted", "False", _reason(refusal.reason), problems)
+            return self._finding("Accepted", "False", Reason(refusal.reason), problems)
         if plan is None:
             return self._finding("Accepted", "Unknown", Reason.PLANNING, "no plan has been made yet")
         layout, estimate = plan.layout, plan.estimate
@@ -152,7 +152,7 @@ class View:
         return self._finding(
             type_,
             "True",
-            _reason(held.get("reason")),
+            _known(held.get("reason")),
             str(held.get("message")),
             held.get("observedGeneration"),
         )
@@ -175,18 +175,16 @@ class View:
             pod.role == "head" and pod.ready for pod in pod_state.of_cluster(self.observed.pods, before)
         )
 
-    def _degraded(self, serving: Finding) -> Finding:
+    def _degraded(self, ready: Finding, serving: Finding) -> Finding:
         engine = self.engine()
         if engine == "none":
             return self._finding(
                 "Degraded", "False", Reason.NOT_SERVING, "nothing answers yet; Ready says why"
             )
         if engine == "fallback" and self._wants_parallel:
-            cause = self.causes.get("EngineReady")
-            return self._finding(
-                "Degraded", "True", Reason.PARALLEL_UNAVAILABLE,
-                f"only the fallback answers: {cause.message if cause else 'the parallel engine does not'}",
-            )  # fmt: skip
+            why = "the parallel engine did not draw the picture" if ready.holds else ready.message
+            said = f"only the fallback answers: {why}"
+            return self._finding("Degraded", "True", Reason.PARALLEL_UNAVAILABLE, said)
         return self._finding(
             "Degraded",
             "False",
@@ -316,15 +314,15 @@ class View:
         """
         held = conditions.find(conditions.of(self.previous), type_) or {}
         if held.get("status") == "False" and held.get("observedGeneration") == self.generation:
-            known = _reason(held.get("reason"))
+            known = _known(held.get("reason"))
             if known == Reason.WORKER_OOM_KILLED or (known not in PROGRESS and self._initialises):
                 return self._finding(type_, "False", known, str(held.get("message")))
         return self._finding(type_, "False", reason, message)
 
 
-def _reason(word: Any) -> Reason:
-    """A reason that stands as text, in a Refusal or a status."""
-    return Reason(word)
+def _known(word: Any) -> Reason:
+    """A reason as it stands in a status, which another version of the operator may have written."""
+    return Reason(word) if word in set(Reason) else Reason.RUNNING
 
 
 def _count(number: int, what: str) -> str:

@@ -10,7 +10,7 @@ import re
 
 from fluxsampler_operator import serve_state
 from fluxsampler_operator.causes import Cause, engine
-from fluxsampler_operator.cluster_checks import SHM
+from fluxsampler_operator.cluster_checks import GIB, SHM, worker_limits
 from fluxsampler_operator.observed import Observed
 from fluxsampler_operator.pod_checks import MEMORY_FIX
 from fluxsampler_operator.reasons import Reason
@@ -34,6 +34,12 @@ _HOST_MEMORY = re.compile(
     r"node running low on memory|exceeds the memory usage threshold|killed due to memory pressure|ray\.exceptions\.OutOfMemoryError"
     r"|was killed by SIGKILL: out of memory"
 )  # fmt: skip
+_RAY_MONITOR = re.compile(r"node running low on memory\..*?GB used / ([\d.]+)GB limit", re.DOTALL)
+_DIED = re.compile(
+    r"ActorDiedError|ActorUnavailableError|The actor died unexpectedly|worker process has died|Worker unexpectedly exits"
+)
+SLACK = 0.95
+"""Share of the planned memory below which a limit counts as too small; the plan is printed with two decimals."""
 _EXCEPTION = re.compile(
     r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Failed|Refused|Mismatch|NotFound|Corrupt)\)?: .+"
 )
@@ -70,7 +76,41 @@ def shared_memory(observed: Observed) -> Cause | None:
 
 def out_of_memory(observed: Observed) -> Cause | None:
     """The kernel or Ray's memory monitor killed a process of the sampler, while its container lived on."""
+    for who, text in _texts(observed):
+        watched = _RAY_MONITOR.search(text)
+        if watched is not None:
+            said = f"Ray killed a process of it, since its pod came close to its memory limit of {watched[1]} GiB"
+            return engine(Reason.WORKER_OOM_KILLED, _with_restart(observed, f"{who}: {said}; {MEMORY_FIX}"))
     return _matched(observed, _HOST_MEMORY, Reason.WORKER_OOM_KILLED, MEMORY_FIX)
+
+
+def process_died(observed: Observed) -> Cause | None:
+    """A sampler's process went without a word, in a pod that has less memory than was planned.
+
+    Ray tells a process that the kernel killed only from one that it killed itself, so where podTemplate took memory
+    away, that is the cause; where it did not, the engine failed.
+    """
+    plan = observed.plan
+    if plan is None:
+        return None
+    limits = [
+        limit
+        for limit in worker_limits(observed.rayservice)
+        if limit < SLACK * plan.memory.host.limit_gib * GIB
+    ]
+    if not limits:
+        return None
+    for who, text in _texts(observed):
+        if _DIED.search(text):
+            return engine(
+                Reason.WORKER_OOM_KILLED,
+                _with_restart(
+                    observed,
+                    f"{who}: its process died while it started, in a pod of {min(limits) / GIB:.2f} GiB where the plan needs "
+                    f"{plan.memory.host.limit_gib:.2f} GiB; {MEMORY_FIX}",
+                ),
+            )
+    return None
 
 
 def engine_failed(observed: Observed) -> Cause | None:

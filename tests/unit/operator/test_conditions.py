@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluxsampler_api.status import Condition
@@ -68,6 +68,7 @@ def test_a_long_message_keeps_its_ends() -> None:
     assert made.endswith(" end")
 
 
+@settings(deadline=None)
 @given(
     statuses=st.lists(st.sampled_from(["True", "False", "Unknown"]), min_size=1, max_size=8),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -340,7 +341,22 @@ SLOW = (
     "Deployment 'ParallelSampler' in application 'fluxsampler' has 1 replicas that have taken more than 30s to initialize.\n"
     "This may be caused by a slow __init__ or reconfigure method."
 )
-SERVE: dict[str, tuple[str, tuple[str, ...]]] = {}
+SERVE: dict[str, tuple[str, tuple[str, ...]]] = {
+    "ray-memory-monitor": ("WorkerOOMKilled", ("ParallelSampler: Ray killed a process of it", "limit of 0.68 GiB", "resources.limits.memory")),
+    "model-not-found": ("ModelNotFound", ("the model folder /no/such/tiny-shapes does not exist: correct spec.model.source",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SERVE)
+def test_what_serve_said_on_a_real_cluster(name: str) -> None:
+    reason, parts = SERVE[name]
+    cause = diagnose(observed(name))
+    assert cause is not None
+    assert (cause.condition, cause.reason) == ("EngineReady", reason)
+    for part in (*parts, "kubectl delete rayclusters -l"):
+        assert part in cause.message
+    assert len(cause.message) < 700
+    assert not re.search(r"pid=|IP: |0x", cause.message), "these are others at each try"
 
 
 def said_by_serve(error: str, left: int = 2, status: str = "DEPLOYING") -> Observed:
@@ -376,6 +392,20 @@ def test_what_serve_says(error: str, reason: str, words: str) -> None:
     assert "\x1b" not in cause.message
     assert "raise ModelNotFound(" not in cause.message
     assert diagnose(said_by_serve(error, left=1)) == cause, "a counter does not move the message"
+
+
+@pytest.mark.parametrize(("limit", "reason"), [("700Mi", "WorkerOOMKilled"), ("4Gi", "EngineFailed")])
+def test_a_process_that_died_without_a_word(limit: str, reason: str) -> None:
+    """Seen before Ray's own word for it came: the socket was closed."""
+    text = "A replica failed to start with exception. Retrying 2 more time(s). Error:\nActorUnavailableError('The actor is temporarily unavailable')"
+    found = rayservice("DEPLOYING", ParallelSampler=("UPDATING", text))
+    found["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0][
+        "resources"
+    ]["limits"]["memory"] = limit
+    cause = diagnose(seen(rayservice=found, picture=None))
+    assert cause is not None
+    assert cause.reason == reason
+    assert ("where the plan needs 4.00 GiB" in cause.message) is (reason == "WorkerOOMKilled")
 
 
 def test_what_is_given_up_says_how_to_start_again() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -142,6 +143,16 @@ def test_ready_does_not_flap_while_the_picture_is_asked_for_again() -> None:
     assert made == before
 
 
+def test_words_of_another_version_are_no_trouble() -> None:
+    before = status()
+    for each in before["conditions"]:
+        each["reason"] = "FromTheFuture"
+    assert condition(status(seen(picture=None), before), "Serving") == ("True", "Running")
+    for each in before["conditions"]:
+        each["status"] = "False"
+    assert condition(status(seen(picture=None), before), "Serving") == ("False", "Deploying")
+
+
 def test_what_was_ready_is_lost_with_the_engines_even_if_no_picture_is_asked_for() -> None:
     before = status()
     made = status(seen(rayservice=rayservice("DEPLOYING", ParallelSampler="UPDATING"), picture=None), before)
@@ -266,6 +277,58 @@ def test_a_deleted_one_says_so() -> None:
     going = sampler()
     going["metadata"]["deletionTimestamp"] = "2026-11-22T12:00:00Z"
     assert status(sampler=going)["phase"] == "Deleting"
+
+
+def test_a_change_that_kuberay_has_not_taken_up_is_not_claimed() -> None:
+    before = status()
+    lagging = rayservice()
+    lagging["metadata"]["generation"] = 2
+    made = status(seen(rayservice=lagging, picture=None), before, sampler=sampler(generation=2, replicas=2))
+    generations = {each["type"]: each["observedGeneration"] for each in made["conditions"]}
+    assert generations == {
+        "Accepted": 2,
+        "ClusterReady": 2,
+        "EngineReady": 1,
+        "Serving": 1,
+        "Degraded": 1,
+        "Ready": 1,
+    }
+    assert (made["phase"], made["replicas"]) == ("Ready", 1)
+    taken = copy.deepcopy(lagging)
+    taken["status"]["observedGeneration"] = 2
+    made = status(seen(rayservice=taken), made, sampler=sampler(generation=2, replicas=2))
+    assert {each["observedGeneration"] for each in made["conditions"]} == {2}
+    assert made["replicas"] == 2
+
+
+def test_an_error_stays_named_while_the_next_try_takes_long() -> None:
+    failed = (
+        "UPDATING",
+        "A replica failed to start with exception. Retrying 2 more time(s). Error:\n"
+        "fluxsampler_serve.errors.ModelAuthFailed: no token",
+    )
+    slow = (
+        "UPDATING",
+        "Deployment 'ParallelSampler' has 1 replicas that have taken more than 30s to initialize.\nThis may be …",
+    )
+    first = status(seen(rayservice=rayservice("DEPLOYING", ParallelSampler=failed), picture=None))
+    second = status(seen(rayservice=rayservice("DEPLOYING", ParallelSampler=slow), picture=None), first)
+    assert condition(first, "EngineReady") == ("False", "ModelAuthFailed")
+    assert second == first
+
+
+@pytest.mark.parametrize(
+    ("changes", "engine"),
+    [
+        ({"replicas": 0}, "fallback"),
+        ({"replicas": 1}, "parallel"),
+    ],
+)
+def test_a_deployment_without_replicas_is_healthy_and_answers_nothing(
+    changes: dict[str, Any], engine: str
+) -> None:
+    made = status(seen(picture=None), sampler=sampler(canary={"enabled": False}, **changes))
+    assert made["engine"] == engine
 
 
 # -- the cluster that is replaced
