@@ -81,6 +81,8 @@ class Quantity:
         """For pydantic: a Quantity from whatever YAML gave, or an error that shows how to write one."""
         if isinstance(value, Quantity):
             return value
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # 2e9 in YAML
         try:
             return cls(value)
         except ValueError as error:
@@ -99,7 +101,7 @@ class Quantity:
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        return {"x-kubernetes-int-or-string": True, "pattern": PATTERN}
+        return {"x-kubernetes-int-or-string": True, "pattern": PATTERN, "minimum": 0}
 
 
 class _Node:
@@ -122,7 +124,7 @@ AutoOrQuantity = Annotated[
     Literal["Auto"] | Quantity,
     PlainValidator(_auto_or_quantity),
     PlainSerializer(str, return_type=str),
-    _Node({"x-kubernetes-int-or-string": True, "pattern": f"^Auto$|{PATTERN}"}),
+    _Node({"x-kubernetes-int-or-string": True, "pattern": f"^Auto$|{PATTERN}", "minimum": 0}),
 ]
 """`Auto`, or a quantity."""
 

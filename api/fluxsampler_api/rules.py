@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 
@@ -61,6 +62,10 @@ class TransitionRule:
         return entry
 
 
+def _is_whole(field: FieldInfo) -> bool:
+    return field.annotation is int or int in get_args(field.annotation)
+
+
 class RuledModel(BaseModel):
     """Base of everything under `spec`: camelCase outside, frozen, nothing unknown, rules checked last."""
 
@@ -71,6 +76,24 @@ class RuledModel(BaseModel):
 
     RULES: ClassVar[tuple[Rule, ...]] = ()
     TRANSITIONS: ClassVar[tuple[TransitionRule, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_stored(cls, data: Any) -> Any:
+        """As the API server reads JSON: null where there is a default means the default, and 2.0 is the whole number 2."""
+        if not isinstance(data, dict):
+            return data
+        fields = {key: field for name, field in cls.model_fields.items() for key in (name, field.alias)}
+        stored = {}
+        for key, value in data.items():
+            field = fields.get(key)
+            if field is not None and value is None and not field.is_required():
+                continue
+            if field is not None and isinstance(value, float) and value.is_integer() and _is_whole(field):
+                stored[key] = int(value)
+            else:
+                stored[key] = value
+        return stored
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
