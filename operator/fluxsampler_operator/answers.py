@@ -13,6 +13,7 @@ from fluxsampler_operator.errors import (
     NotFound,
     OperatorError,
     Refused,
+    WebhookFailed,
 )
 
 
@@ -35,6 +36,11 @@ def error_of(code: int, body: bytes, retry_after: str | None, verb: str, path: s
             return Conflict(said)
         case 422 if _is_test_failure(said):
             return Conflict(said)
+        case 500 if "failed to create typed patch object" in said:
+            # Server-side apply of a field that the kind does not have, or of a wrong type: no fault of the server.
+            return Refused(said)
+        case 500 if "failed calling webhook" in said:
+            return WebhookFailed(said)
         case 410 | 429 | 500 | 502 | 503 | 504:
             return ClusterUnavailable(
                 f"the API server answers {code} to {call}: {said}", after_seconds=_seconds(retry_after)

@@ -5,7 +5,8 @@
     OperatorError
     ├── Retryable                 the same call may succeed later
     │   ├── ClusterUnavailable    the API server did not answer, or answered 429 or 5xx
-    │   └── Conflict              another writer was first
+    │   ├── Conflict              another writer was first
+    │   └── WebhookFailed         an admission webhook did not answer for this object
     └── Permanent                 the same call fails again until a person or an object changes
         ├── NotFound              there is no such object
         ├── NotOurs               an object of that name belongs to somebody else
@@ -36,6 +37,10 @@ class ClusterUnavailable(Retryable):
 
 class Conflict(Retryable):
     """Another writer was first."""
+
+
+class WebhookFailed(Retryable):
+    """An admission webhook of the cluster did not answer for this object; a person should know meanwhile."""
 
 
 class Permanent(OperatorError):

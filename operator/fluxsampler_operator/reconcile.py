@@ -18,7 +18,15 @@ from fluxsampler_operator.builders import desired
 from fluxsampler_operator.builders.rollout import outdated
 from fluxsampler_operator.cluster import EVENTS, NODES, PODS, RAY_CLUSTERS, RAY_SERVICES, SAMPLERS, Cluster
 from fluxsampler_operator.comparison import digest
-from fluxsampler_operator.errors import Conflict, Forbidden, KindMissing, NotFound, OperatorError, Permanent
+from fluxsampler_operator.errors import (
+    Conflict,
+    Forbidden,
+    KindMissing,
+    NotFound,
+    OperatorError,
+    Permanent,
+    WebhookFailed,
+)
 from fluxsampler_operator.hardware import trimmed
 from fluxsampler_operator.manifest import Manifest, Owner, selector
 from fluxsampler_operator.metrics import forget_conditions, show_conditions
@@ -158,7 +166,7 @@ class Reconciler:
             except Conflict as error:
                 _log.info("waits", error=str(error))
                 pending = True
-            except Permanent as error:
+            except (Permanent, WebhookFailed) as error:
                 errors.append(str(error))
             else:
                 if manifest["kind"] == RAY_SERVICES.kind:

@@ -137,21 +137,30 @@ class World:
                 self._api.call("POST", self._path("Pod"), written)
                 self.patch("Pod", pod_name, {"status": pod["status"]}, "status")
 
-    def wait(self, condition: Callable[[], object], what: str) -> None:
+    def wait(self, condition: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
         """Wait for a condition."""
-        wait_for(condition, SECONDS, what, interval=0.1)
+        wait_for(condition, seconds, what, interval=0.1)
 
     def applied(self, name: str = "tiny") -> None:
         """Apply one and wait until its RayService is there."""
         self.sampler(name)
         self.wait(lambda: self.find("RayService", child_name(name)), f"the RayService of {name}")
 
+    def served(self, name: str = "tiny") -> None:
+        """Be KubeRay for one that was applied, and wait until it is Ready."""
+        self.wait(lambda: self.find("RayService", child_name(name)), f"the RayService of {name}")
+        self.serve(name)
+        self.holds("Ready", name)
+
     def ready(self, name: str = "tiny") -> None:
         """Apply one, serve it, wait until it is Ready and at rest."""
-        self.applied(name)
-        self.serve(name)
-        self.wait(lambda: self.condition("Ready", name)[0] == "True", f"{name} to be Ready")
+        self.sampler(name)
+        self.served(name)
         self.quiet(name)
+
+    def holds(self, type_: str, name: str) -> None:
+        """Wait for a condition to be True."""
+        self.wait(lambda: self.condition(type_, name)[0] == "True", f"{name} to be {type_}")
 
     def childless(self, name: str) -> None:
         """Wait until nothing is left of a FluxSampler's children."""
