@@ -36,7 +36,7 @@ def test_rounds_bring_nodes_to_what_is_wanted_and_then_write_nothing(
     plane: ControlPlane, tmp_path: Path
 ) -> None:
     wanted = tmp_path / "cards.json"
-    Nodes("real", Cards(), ("second", "third")).write(wanted)
+    Nodes(("real",), Cards(), ("second", "third")).write(wanted)
     keeper = Keeper(plane.api, wanted)
     keeper.round()
     assert node(plane, "real")["status"]["capacity"] == {RESOURCE: "8"}
@@ -53,7 +53,7 @@ def test_rounds_bring_nodes_to_what_is_wanted_and_then_write_nothing(
     # Someone takes cards away, as a starting kubelet does; fewer are wanted; one node is not wanted any more.
     lost = json.dumps({"status": {"capacity": {RESOURCE: "0"}}})
     plane.kubectl("patch", "node", "real", "--subresource=status", "--type=merge", "-p", lost)
-    Nodes("real", Cards(count=4), ("second",)).write(wanted)
+    Nodes(("real",), Cards(count=4), ("second",)).write(wanted)
     keeper.round()
     assert node(plane, "real")["status"]["capacity"] == {RESOURCE: "4"}
     assert node(plane, "second")["status"]["allocatable"][RESOURCE] == "4"
@@ -64,7 +64,7 @@ def test_the_deletion_of_a_pod_on_a_registered_node_is_completed(
     plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
     wanted = tmp_path / "cards.json"
-    Nodes("real", Cards(), ("second",)).write(wanted)
+    Nodes(("real",), Cards(), ("second",)).write(wanted)
     keeper = Keeper(plane.api, wanted)
     keeper.round()
     container = {"name": "one", "image": "example.invalid/one"}

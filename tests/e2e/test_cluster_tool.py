@@ -90,6 +90,21 @@ def test_up_works_is_idempotent_heals_and_down_leaves_nothing(place: Sandbox) ->
     place.run_tool("down")  # of nothing is fine
 
 
+def test_a_second_kubelet_runs_pods_that_reach_the_cluster(place: Sandbox) -> None:
+    before = place.snapshot()
+    place.run_tool("up", "--nodes", "2", "--without-kuberay")  # node-2 is only registered, at first
+    place.run_tool("up", "--nodes", "3", "--kubelets", "2", "--without-kuberay")
+    assert nodes(place) == {"node-1": "8", "node-2": "8", "node-3": "8"}
+    kubectl(place, "cordon", "node-1")
+    # KubeRay is pulled by node-2's containerd, asks the API server through its service, and answers node-2's kubelet.
+    place.run_tool("up")
+    assert "node-2" in kubectl(place, "-n", "ray-system", "get", "pods", "-o", "wide")
+    assert "Starting workers" in kubectl(place, "-n", "ray-system", "logs", "deployment/kuberay-operator")
+    assert nodes(place) == {"node-1": "8", "node-2": "8", "node-3": "8"}
+    place.run_tool("down")
+    assert place.snapshot() == before
+
+
 def nodes_named(place: Sandbox) -> list[str]:
     return kubectl(place, "get", "nodes", "-o", "jsonpath={.items[*].metadata.name}").split()
 

@@ -14,7 +14,7 @@ from tools.cluster.say import say
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0, or 1 with the reason on standard error."""
+    """Exit status: 0; 1 with the reason on standard error; 130 after Ctrl-C."""
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["image"]:
         from tools.cluster import image
@@ -26,6 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     except ClusterError as error:
         say(f"error: {error}")
         return 1
+    except KeyboardInterrupt:
+        say("interrupted; the next up or down cleans up")
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,9 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--nodes",
         type=int,
-        default=1,
-        help="nodes with eight fake cards each; all but the first without a kubelet",
+        help="how many nodes with eight fake cards each (default: as many as have a kubelet)",
     )
+    up.add_argument("--kubelets", type=int, help="how many of them have a kubelet (default: one)")
     up.add_argument(
         "--without-kuberay", action="store_true", help="leave KubeRay out (later: kuberay install)"
     )
@@ -57,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _up(arguments: argparse.Namespace) -> int:
     cluster = Cluster()
-    cluster.up(nodes=arguments.nodes, with_kuberay=not arguments.without_kuberay)
+    cluster.up(nodes=arguments.nodes, kubelets=arguments.kubelets, with_kuberay=not arguments.without_kuberay)
     say(f"The cluster is up; logs in {cluster.state.logs}. For your shell:\n")
     print(f"export KUBECONFIG={cluster.kubeconfig} PATH={cluster.binaries.clients}:$PATH")
     return 0

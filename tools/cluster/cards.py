@@ -42,9 +42,9 @@ class Cards:
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """What is to be kept: cards on the node with the kubelet, and nodes without one."""
+    """What is to be kept: cards on nodes with a kubelet, and nodes without one."""
 
-    real: str
+    real: tuple[str, ...]
     cards: Cards = Cards()
     registered: tuple[str, ...] = ()
 
@@ -56,7 +56,7 @@ class Nodes:
     def read(cls, path: Path) -> Nodes:
         """What :meth:`write` left."""
         data = json.loads(path.read_text(encoding="utf-8"))
-        return cls(data["real"], Cards(**data["cards"]), tuple(data["registered"]))
+        return cls(tuple(data["real"]), Cards(**data["cards"]), tuple(data["registered"]))
 
 
 def label_patch(node: dict[str, Any], cards: Cards) -> dict[str, Any] | None:

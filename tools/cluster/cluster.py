@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,21 +31,24 @@ from tools.cluster.api import Api
 from tools.cluster.api_server import Endpoint
 from tools.cluster.audit import AuditLog
 from tools.cluster.binaries import Binaries
-from tools.cluster.cards import RESOURCE, Nodes
+from tools.cluster.cards import REGISTERED_LABEL, RESOURCE, Nodes
 from tools.cluster.certificates import Authority
 from tools.cluster.commands import Kubectl
 from tools.cluster.errors import CannotRun, ClusterError, NotReady
 from tools.cluster.locks import exclusive
 from tools.cluster.processes import Processes, boot_id
 from tools.cluster.say import say, step
-from tools.cluster.state import LOCK, NODE, Memory, State, state_folder
+from tools.cluster.state import LOCK, Memory, State, state_folder
 from tools.cluster.waiting import wait_for
+from tools.cluster.worker import Worker
 
 _API_PORT, _ETCD_PORT, _ETCD_PEER_PORT = 6443, 12379, 12380
 _CONTROLLER_PORT, _SCHEDULER_PORT = 10257, 10259
 _PORTS = {_API_PORT: "the API server", _ETCD_PORT: "etcd", _ETCD_PEER_PORT: "etcd", 5000: "the registry", 10250: "the kubelet",
           10248: "the kubelet", 10256: "kube-proxy", 10249: "kube-proxy", _CONTROLLER_PORT: "the controller manager",
           _SCHEDULER_PORT: "the scheduler"}  # fmt: skip
+_PAUSE = f"{registry.ADDRESS}/pause:{recipes.PAUSE.version}"
+_NODE_SECONDS = 180.0
 _REPOSITORY = Path(__file__).parents[2]
 # In the order of their start; the other way round they are stopped.
 PARTS = ("etcd", "apiserver", "controller-manager", "scheduler", "registry", "containerd", "kubelet", "proxy", "coredns",
@@ -107,6 +110,7 @@ class Cluster:
         for name in PARTS:
             record = self._processes.record(name)
             running[name] = record is not None and record.alive()
+        running |= {record.name: record.alive() for record in self._processes.records()}
         ready = self.kubeconfig.exists() and Api(self.kubeconfig).ready()
         nodes: tuple[str, ...] = ()
         if ready:
@@ -114,8 +118,13 @@ class Cluster:
             nodes = tuple(_describe(item) for item in items)
         return Report(self.kubeconfig, running, ready, nodes, ready and kuberay.installed(self.kubectl))
 
-    def up(self, *, nodes: int | None = None, with_kuberay: bool = True) -> None:
-        """Bring it up with ``nodes`` nodes (the first with a kubelet; None: one, or as they are); returns soon when it is.
+    def up(self, *, nodes: int | None = None, kubelets: int | None = None, with_kuberay: bool = True) -> None:
+        """Bring it up; returns soon when it is.
+
+        Args:
+            nodes: how many in all; None: as many as there are, or have a kubelet.
+            kubelets: how many of them have a kubelet; None: as many as do, or one. They only become more.
+            with_kuberay: whether KubeRay is to be there in the end.
 
         Raises:
             CannotRun: the machine lacks something.
@@ -128,7 +137,7 @@ class Cluster:
         with exclusive(
             LOCK, lambda holder: say(f"== Waiting for {holder}, which starts or stops the cluster")
         ):
-            self._up(programs, nodes, with_kuberay)
+            self._up(programs, nodes, kubelets, with_kuberay)
 
     def down(self) -> None:
         """Take everything away that a cluster made, however far it came."""
@@ -153,7 +162,7 @@ class Cluster:
     def keep(self, nodes: Nodes) -> None:
         """Change what the nodes are to be; returns when the API server shows it."""
         nodes.write(self.state.cards)
-        wait_for(lambda: self._kept(nodes), 60, "nodes with their cards")
+        wait_for(lambda: self._kept(nodes), _NODE_SECONDS, "nodes with their cards")
 
     def restart(self, part: str) -> None:
         """Kill one part and start it again, as its supervisor on a real node would."""
@@ -163,7 +172,7 @@ class Cluster:
         self._processes.stop(part)
         self._start(part, record.argv)
 
-    def _up(self, programs: Binaries, nodes: int | None, with_kuberay: bool) -> None:
+    def _up(self, programs: Binaries, nodes: int | None, kubelets: int | None, with_kuberay: bool) -> None:
         memory = self.state.recall()
         fresh = memory is None or memory.phase != "up" or memory.boot != boot_id()
         if fresh:
@@ -174,14 +183,45 @@ class Cluster:
             self._fresh_start(programs)
         else:
             self._revive()
-        wanted = Nodes.read(self.state.cards)
-        if nodes is not None:
-            wanted = replace(wanted, registered=tuple(f"node-{number}" for number in range(2, nodes + 1)))
-        self.keep(wanted)
+        self._set_nodes(programs, nodes, kubelets)
         if with_kuberay and (fresh or not kuberay.installed(self.kubectl)):
             with step("KubeRay"):
                 self.install_kuberay()
         self.state.finished()
+
+    def _set_nodes(self, programs: Binaries, nodes: int | None, kubelets: int | None) -> None:
+        present = Nodes.read(self.state.cards)
+        real = max(kubelets or 1, len(present.real))
+        workers = [Worker(self._at, number) for number in range(1, real + 1)]
+        names = tuple(worker.name for worker in workers)
+        all_names = dict.fromkeys((*names, *present.registered))
+        if nodes is not None:
+            all_names = dict.fromkeys(f"node-{number}" for number in range(1, max(nodes, real) + 1))
+        wanted = replace(
+            present, real=names, registered=tuple(name for name in all_names if name not in names)
+        )
+        # A node that was only registered goes before its kubelet comes.
+        wanted.write(self.state.cards)
+        authority = Authority.load(self._at.pki)
+        for worker in workers[len(present.real) :]:
+            with step(f"{worker.name} with a kubelet of its own"):
+                self._forget_registered(worker.name)
+                worker.prepare(authority)
+                containerd, kubelet = worker.parts
+                self._start(containerd, worker.containerd(_PAUSE))
+                self._start(kubelet, worker.kubelet(programs))
+        self.keep(wanted)
+
+    def _forget_registered(self, name: str) -> None:
+        api = Api(self.kubeconfig)
+
+        def gone() -> bool:
+            found = api.find(f"/api/v1/nodes/{name}")
+            if found is not None and REGISTERED_LABEL in found["metadata"].get("labels", {}):
+                api.call("DELETE", f"/api/v1/nodes/{name}")
+            return found is None
+
+        wait_for(gone, _NODE_SECONDS, f"the registration of {name} to go")
 
     def _exists(self) -> bool:
         return self.state.folder.exists() or bool(self._processes.all_alive())
@@ -190,73 +230,55 @@ class Cluster:
         state, at = self.state, self._at
         state.folder.mkdir(parents=True, mode=0o755)
         state.remember(Memory("starting", boot_id(), network.sysctls(), strays.absent()))
-        network.make_links()
-        cni = network.write_cni(state.folder / "cni")
+        first = Worker(at, 1)
+        containerd, kubelet = first.parts
         authority = api_server.make_keys(at)
+        first.prepare(authority)
         for name, user, groups in _USERS:
             api_server.make_user(at, authority, name, user, groups)
-        authority.issue(f"system:node:{NODE}", ["system:nodes"], [NODE], [at.address]).write(
-            at.pki, "kubelet"
-        )
         authority.issue("fluxsampler-apiserver", ["system:masters"]).write(at.pki, "kubelet-client")
-        pause = f"{registry.ADDRESS}/pause:{recipes.PAUSE.version}"
-        container_config = containers.write_config(
-            state.folder / "containerd", state.containerd_socket, cni, pause
-        )
+        registry_config = str(registry.write_config(state.folder / "registry"))
         with step("etcd, API server, registry, containerd"):
             self._start("etcd", api_server.etcd(at))
-            with ThreadPoolExecutor() as pool:
-                started = [
-                    pool.submit(self._start, name, argv)
-                    for name, argv in (
-                        ("apiserver", api_server.api_server(at, programs, extra=_api_flags(at))),
-                        ("containerd", ["containerd", "--config", str(container_config)]),
-                        (
-                            "registry",
-                            [
-                                "docker-registry",
-                                "serve",
-                                str(registry.write_config(state.folder / "registry")),
-                            ],
-                        ),
-                    )
-                ]
-                for future in started:
-                    future.result()
+            self._start_together(
+                {
+                    "apiserver": api_server.api_server(at, programs, extra=_api_flags(at)),
+                    containerd: first.containerd(_PAUSE),
+                    "registry": ["docker-registry", "serve", registry_config],
+                }
+            )
             registry.push_program("pause", recipes.PAUSE.version, programs.path("pause"), "pause")
         with step("Controllers, scheduler, kubelet, kube-proxy, DNS"):
-            Nodes(NODE).write(state.cards)
+            Nodes((first.name,)).write(state.cards)
             self.kubectl("apply", "--server-side", "-f", "-", stdin=node.dns_objects())
             scheduler = str(at.kubeconfig("scheduler"))
-            keeper = [
-                sys.executable,
-                "-m",
-                "tools.cluster.node_keeper",
-                str(at.kubeconfig("keeper")),
-                str(state.cards),
-            ]
-            commands = {
-                "controller-manager": api_server.controller_manager(at, programs, _CONTROLLER_PORT),
-                "scheduler": [
-                    str(programs.path("kube-scheduler")),
-                    f"--kubeconfig={scheduler}",
-                    f"--authentication-kubeconfig={scheduler}",
-                    f"--authorization-kubeconfig={scheduler}",
-                    "--bind-address=127.0.0.1",
-                    "--leader-elect=false",
-                ],
-                "kubelet": node.kubelet(at, programs, NODE, state.containerd_socket),
-                "proxy": node.proxy(at, programs, NODE),
-                "coredns": node.dns(at, programs),
-                "node-keeper": keeper,
-            }
-            with ThreadPoolExecutor() as pool:
-                for future in [pool.submit(self._start, name, argv) for name, argv in commands.items()]:
-                    future.result()
+            keeper = [str(at.kubeconfig("keeper")), str(state.cards)]
+            self._start_together(
+                {
+                    "controller-manager": api_server.controller_manager(at, programs, _CONTROLLER_PORT),
+                    "scheduler": [
+                        str(programs.path("kube-scheduler")),
+                        f"--kubeconfig={scheduler}",
+                        f"--authentication-kubeconfig={scheduler}",
+                        f"--authorization-kubeconfig={scheduler}",
+                        "--bind-address=127.0.0.1",
+                        "--leader-elect=false",
+                    ],
+                    kubelet: first.kubelet(programs),
+                    "proxy": node.proxy(at, programs, first.name),
+                    "coredns": node.dns(at, programs),
+                    "node-keeper": [sys.executable, "-m", "tools.cluster.node_keeper", *keeper],
+                }
+            )
+
+    def _start_together(self, commands: Mapping[str, Sequence[str]]) -> None:
+        with ThreadPoolExecutor() as pool:
+            for future in [pool.submit(self._start, name, argv) for name, argv in commands.items()]:
+                future.result()
 
     def _revive(self) -> None:
         """Start those parts again that ended by themselves."""
-        for name in PARTS:
+        for name in dict.fromkeys((*PARTS, *(record.name for record in self._processes.records()))):
             record = self._processes.record(name)
             if record is None:
                 raise NotReady(f"{self.state.folder} lacks {name}: stop the cluster, and start it again")
@@ -276,21 +298,25 @@ class Cluster:
             "controller-manager": lambda: probes.http_ok(f"https://127.0.0.1:{_CONTROLLER_PORT}/healthz"),
             "scheduler": lambda: probes.http_ok(f"https://127.0.0.1:{_SCHEDULER_PORT}/healthz"),
             "registry": lambda: probes.http_ok(f"http://{registry.ADDRESS}/v2/"),
-            "containerd": lambda: probes.containerd_answers(self.state.containerd_socket),
-            "kubelet": lambda: probes.http_ok(node.KUBELET_HEALTH) and self._node_ready(),
             "proxy": lambda: probes.http_ok(node.PROXY_HEALTH),
             "coredns": lambda: probes.resolves(network.API_ADDRESS, f"kubernetes.default.svc.{node.DOMAIN}"),
             "node-keeper": lambda: self._kept(Nodes.read(self.state.cards)),
         }
+        part, _, number = name.partition("-")
+        worker = Worker(self._at, int(number) if number.isdigit() else 1)
+        if part == "containerd":
+            return lambda: probes.containerd_answers(worker.socket)
+        if part == "kubelet":
+            return lambda: probes.http_ok(worker.health) and self._node_ready(worker.name)
         return questions[name]
 
-    def _node_ready(self) -> bool:
-        found = Api(self.kubeconfig).find(f"/api/v1/nodes/{NODE}")
+    def _node_ready(self, name: str) -> bool:
+        found = Api(self.kubeconfig).find(f"/api/v1/nodes/{name}")
         return found is not None and _is_ready(found)
 
     def _kept(self, wanted: Nodes) -> bool:
         items = Api(self.kubeconfig).call("GET", "/api/v1/nodes")["items"]
-        names = {wanted.real, *wanted.registered}
+        names = {*wanted.real, *wanted.registered}
         cards = str(wanted.cards.count)
         return {item["metadata"]["name"] for item in items} == names and all(
             _is_ready(item) and item["status"].get("allocatable", {}).get(RESOURCE) == cards for item in items
@@ -328,7 +354,6 @@ def _api_flags(at: Endpoint) -> list[str]:
 _USERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("controller-manager", "system:kube-controller-manager", ()),
     ("scheduler", "system:kube-scheduler", ()),
-    ("kubelet", f"system:node:{NODE}", ("system:nodes",)),
     ("proxy", "system:kube-proxy", ()),
     ("coredns", "system:coredns", ()),
     ("keeper", "fluxsampler-node-keeper", ("system:masters",)),

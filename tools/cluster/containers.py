@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import signal
 from contextlib import suppress
@@ -17,12 +18,16 @@ from tools.cluster.waiting import wait_for
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _PODS = "kubepods"
+# Cgroups of the nodes after the first; its number follows.
+NODE_GROUPS = "fluxsampler-node-"
+_OURS = re.compile(rf"/({NODE_GROUPS}\d+/)?{_PODS}(/|$)")
 _SECONDS = 30.0
 _MNT_DETACH = 2
 
 
-def write_config(folder: Path, socket: Path, cni: Path, pause: str) -> Path:
-    """containerd's configuration: everything under ``folder``, sandboxes from image ``pause``."""
+def write_config(socket: Path, cni: Path, pause: str) -> Path:
+    """containerd's configuration: everything beside its ``socket``, sandboxes from image ``pause``."""
+    folder = socket.parent
     # Without AppArmor and without raising the OOM score: containers inside containers may do neither.
     text = f"""\
 version = 2
@@ -55,7 +60,7 @@ def pod_processes() -> list[int]:
         if entry.isdigit():
             with suppress(FileNotFoundError, ProcessLookupError):
                 groups = Path("/proc", entry, "cgroup").read_text(encoding="utf-8", errors="replace")
-                if any(line.split(":", 2)[2].startswith(f"/{_PODS}") for line in groups.splitlines()):
+                if any(_OURS.match(line.split(":", 2)[2]) for line in groups.splitlines()):
                     found.append(int(entry))
     return [pid for pid in found if started(pid) is not None]
 
@@ -73,14 +78,30 @@ def kill_pods() -> None:
     wait_for(none_left, _SECONDS, "the processes of pods to end")
 
 
+def make_cgroup(name: str) -> None:
+    """Cgroup ``name`` below the root of every hierarchy, for a kubelet that is told to stay in it."""
+    for root in _hierarchies():
+        (root / name).mkdir(exist_ok=True)
+        # Version 1: a cpuset without both takes no process.
+        for setting in ("cpuset.cpus", "cpuset.mems"):
+            if (root / setting).exists() and (root / name / setting).exists():
+                (root / name / setting).write_text((root / setting).read_text())
+
+
 def remove_cgroups() -> None:
     """Remove the pods' cgroups, deepest first."""
-    roots = [_CGROUPS / _PODS, *(path / _PODS for path in _CGROUPS.iterdir() if path.is_dir())]
-    for root in roots:
-        if root.is_dir():
-            folders = [Path(folder) for folder, _, _ in os.walk(root, topdown=False)]
-            for folder in folders:
-                wait_for(partial(_rmdir, folder), _SECONDS, f"{folder} to empty")
+    for root in _hierarchies():
+        for group in (root / _PODS, *root.glob(f"{NODE_GROUPS}*")):
+            if group.is_dir():
+                for folder in [Path(name) for name, _, _ in os.walk(group, topdown=False)]:
+                    wait_for(partial(_rmdir, folder), _SECONDS, f"{folder} to empty")
+
+
+def _hierarchies() -> list[Path]:
+    """Version 2 has one; version 1 has one per controller; some machines have both."""
+    if (_CGROUPS / "cgroup.controllers").exists():
+        return [_CGROUPS]
+    return [path for path in sorted(_CGROUPS.iterdir()) if path.is_dir() and not path.is_symlink()]
 
 
 def _rmdir(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from tools.cluster.files import publish
 
 # The API server, the kubelet and the DNS server listen here. A bridge without ports, since some kernels lack `dummy` links.
 API_LINK, API_ADDRESS = "fxs-api", "10.97.0.1"
-POD_LINK, POD_NETWORK = "fxs0", "10.98.0.0/16"
+POD_LINK, POD_NETWORK, POD_GATEWAY = "fxs0", "10.98.0.0/16", "10.98.0.1"
 CNI_NAME = "fluxsampler"
 
 # Set by this tool, the CNI plugins, kube-proxy and the kubelet.
@@ -50,11 +50,16 @@ def restore_sysctls(before: Mapping[str, str]) -> None:
             Path("/proc/sys", *name.split(".")).write_text(value, encoding="ascii")
 
 
-def make_links() -> None:
-    """The address of the API server, and forwarding between pods, services and the world."""
+def node_address(number: int) -> str:
+    """Internal IP of node ``number``; the first shares the API server's."""
+    return f"10.97.0.{number}"
+
+
+def make_links(address: str = API_ADDRESS) -> None:
+    """``address`` on the link of the API server, and forwarding between pods, services and the world."""
     if not _has_link(API_LINK):
         run(["ip", "link", "add", API_LINK, "type", "bridge"])
-        run(["ip", "address", "add", f"{API_ADDRESS}/32", "dev", API_LINK])
+    run(["ip", "address", "replace", f"{address}/32", "dev", API_LINK])
     run(["ip", "link", "set", API_LINK, "up"])
     # A pod that asks a service which leads back to a pod on its bridge gets its answer only through the packet filter.
     for name in ("net.ipv4.ip_forward", "net.bridge.bridge-nf-call-iptables"):
@@ -84,8 +89,17 @@ def _has_link(name: str) -> bool:
     return name in (link for _, link in socket.if_nameindex())
 
 
-def write_cni(folder: Path) -> Path:
-    """The pod network's configuration in ``folder``/net.d, its leases beside it; the former's path."""
+def write_cni(folder: Path, number: int) -> Path:
+    """The pod network's configuration for node ``number`` in ``folder``/net.d, its leases beside it; the former's path.
+
+    All nodes share one link and one network, so nothing is routed; each gives out addresses of its own.
+    """
+    addresses = {
+        "subnet": POD_NETWORK,
+        "gateway": POD_GATEWAY,
+        "rangeStart": f"10.98.{number}.1",
+        "rangeEnd": f"10.98.{number}.254",
+    }
     bridge = {
         "type": "bridge",
         "bridge": POD_LINK,
@@ -95,7 +109,7 @@ def write_cni(folder: Path) -> Path:
         "ipam": {
             "type": "host-local",
             "dataDir": str(folder / "leases"),
-            "ranges": [[{"subnet": POD_NETWORK}]],
+            "ranges": [[addresses]],
             "routes": [{"dst": "0.0.0.0/0"}],
         },
     }

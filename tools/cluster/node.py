@@ -1,9 +1,8 @@
-"""The kubelet, kube-proxy and the DNS server: their files and command lines."""
+"""kube-proxy and the DNS server: their files and command lines. (One proxy serves all nodes of a machine.)"""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,53 +14,7 @@ from tools.cluster.network import API_ADDRESS, POD_NETWORK
 
 DNS_ADDRESS = "10.96.0.10"
 DOMAIN = "cluster.local"
-KUBELET_HEALTH = "http://127.0.0.1:10248/healthz"
 PROXY_HEALTH = "http://127.0.0.1:10256/healthz"
-
-
-def kubelet(at: Endpoint, binaries: Binaries, node: str, socket: Path) -> list[str]:
-    """Command line of the kubelet of ``node``; its configuration is written."""
-    folder = at.folder / "kubelet"
-    document: dict[str, Any] = {
-        "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "kind": "KubeletConfiguration",
-        "address": API_ADDRESS,
-        "authentication": {
-            "anonymous": {"enabled": False},
-            "webhook": {"enabled": True},
-            "x509": {"clientCAFile": str(at.pki / "ca.crt")},
-        },
-        "authorization": {"mode": "Webhook"},
-        "tlsCertFile": str(at.pki / "kubelet.crt"),
-        "tlsPrivateKeyFile": str(at.pki / "kubelet.key"),
-        "containerRuntimeEndpoint": f"unix://{socket}",
-        "clusterDomain": DOMAIN,
-        "clusterDNS": [DNS_ADDRESS],
-        "resolvConf": "/etc/resolv.conf",
-        # The machine as it is: swap, either cgroup version, no system services to reserve for, no right to raise a score.
-        "failSwapOn": False,
-        "failCgroupV1": False,
-        "cgroupDriver": "cgroupfs",
-        "enforceNodeAllocatable": ["pods"],
-        "oomScoreAdj": 0,
-        "serializeImagePulls": False,
-        # A developer's disk is often full, and the demo's images must survive that.
-        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
-        "imageGCHighThresholdPercent": 100,
-        # Everything it writes stays in its folder, and it leaves the packet filter to kube-proxy.
-        "podLogsDir": str(folder / "pod-logs"),
-        "volumePluginDir": str(folder / "volume-plugins"),
-        "makeIPTablesUtilChains": False,
-    }
-    config = publish(folder / "config.yaml", yaml.safe_dump(document, sort_keys=False))
-    return [
-        str(binaries.path("kubelet")),
-        f"--config={config}",
-        f"--kubeconfig={at.kubeconfig('kubelet')}",
-        f"--root-dir={folder}",
-        f"--hostname-override={node}",
-        f"--node-ip={API_ADDRESS}",
-    ]
 
 
 def proxy(at: Endpoint, binaries: Binaries, node: str) -> list[str]:

@@ -42,10 +42,11 @@ class Keeper:
             ApiFailure, OSError: the API server refused, or did not answer; the next round tries again.
         """
         nodes = cards.Nodes.read(self._wanted)
-        real = self._api.find(f"{_NODES}/{nodes.real}")
-        if real is not None:  # the kubelet has registered
-            self._patch(nodes.real, cards.label_patch(real, nodes.cards))
-            self._patch(f"{nodes.real}/status", cards.status_patch(real, nodes.cards))
+        for name in nodes.real:
+            node = self._api.find(f"{_NODES}/{name}")
+            if node is not None:  # its kubelet has registered
+                self._patch(name, cards.label_patch(node, nodes.cards))
+                self._patch(f"{name}/status", cards.status_patch(node, nodes.cards))
         for name in nodes.registered:
             self._keep(name, nodes.cards)
         self._forget(nodes)

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from tools.cluster.files import publish
 
-NODE = "node-1"
 _DEFAULT = "/var/lib/fluxsampler-cluster"
 LOCK = Path("/run/lock/fluxsampler-cluster.lock")
 
@@ -56,11 +55,6 @@ class State:
     def logs(self) -> Path:
         """One log per part."""
         return self.folder / "logs"
-
-    @property
-    def containerd_socket(self) -> Path:
-        """Where the kubelet and ctr find containerd."""
-        return self.folder / "containerd" / "containerd.sock"
 
     @property
     def cards(self) -> Path:

@@ -48,8 +48,8 @@ def remove(state: Path, made: Iterable[str]) -> None:
 
 
 def _containers(state: Path) -> list[str]:
-    tasks = state / "containerd" / "state" / "io.containerd.runtime.v2.task" / "k8s.io"
-    return [path.name for path in tasks.glob("*")]
+    tasks = "containerd/state/io.containerd.runtime.v2.task/k8s.io/*"
+    return [path.name for pattern in (tasks, f"node-*/{tasks}") for path in state.glob(pattern)]
 
 
 def _leads_into(link: Path, folder: Path) -> bool:

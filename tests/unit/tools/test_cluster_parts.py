@@ -82,7 +82,7 @@ def test_a_registered_node_is_ready_big_and_tainted_and_then_left_alone() -> Non
 
 
 def test_what_is_wanted_of_nodes_survives_its_file(tmp_path: Path) -> None:
-    wanted = cards.Nodes("node-1", cards.Cards(count=2, product="X", memory=1), ("node-2",))
+    wanted = cards.Nodes(("node-1",), cards.Cards(count=2, product="X", memory=1), ("node-2",))
     wanted.write(tmp_path / "cards.json")
     assert cards.Nodes.read(tmp_path / "cards.json") == wanted
 
