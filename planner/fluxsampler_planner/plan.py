@@ -300,8 +300,9 @@ def _host(
         channels=model.channels, pixels=largest,
     )  # fmt: skip
     weights = transformer_size(model, form) + encoders_size(model, form) + model.vae_parameters * form.element
-    if fallback.form is not None and (fallback.form.quantization == "fp8") != form.fp8:
-        weights += transformer_size(model, replace(form, fp8=fallback.form.quantization == "fp8"))
+    # A fallback may hold the transformer in fp8 where the gang does not: a second file, mapped once more.
+    second = transformer_size(model, replace(form, fp8=True)) if inputs.cuda and not form.fp8 else 0
+    asked = second if fallback.form is not None and fallback.form.quantization == "fp8" else 0
     gangs = -(-chosen.replicas // node.nodes)
     ranks, fallbacks = gangs * chosen.split.ranks, -(-fallback.most // node.nodes)
     # A pod cannot grow while it runs. So it has the memory for every card as a rank and for the fallbacks that
@@ -316,13 +317,13 @@ def _host(
             ranks=gang,
             fallbacks=beside,
             payload=payload,
-            weights=weights,
+            weights=weights + copies,
             activations=0 if inputs.cuda else (gang + beside) * _activations(inputs),
             wanted_store=None if spec.object_store.memory == "Auto" else spec.object_store.memory.bytes,
             node=node.host_memory,
             shm_size=node.shm,
         )
-        for gang, beside in (roomy, (ranks, fallbacks))
+        for gang, beside, copies in ((*roomy, second), (ranks, fallbacks, asked))
     ]
     try:
         return sized[0]()

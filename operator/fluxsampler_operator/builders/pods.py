@@ -109,6 +109,8 @@ def _container(name: str, size: PodSize, settings: Settings) -> Manifest:
         "name": name,
         "image": settings.serve_image,
         "imagePullPolicy": settings.image_pull_policy,
+        # The last lines of a container that failed stand in the pod's status, where the operator quotes them.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "resources": {"requests": {"cpu": size.cpu, "memory": memory}, "limits": {"memory": memory}},
         "securityContext": {
             "allowPrivilegeEscalation": False,

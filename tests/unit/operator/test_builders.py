@@ -96,6 +96,20 @@ def test_what_changes_in_place_leaves_pods_and_samplers_alone(change: dict[str, 
     assert json.dumps(new["args"]) == json.dumps(old["args"])
 
 
+# On cards a changed number of replicas may ask for another layout, and then Serve restarts samplers; pods never.
+IN_PLACE_ON_CARDS = [
+    {"fallback": {"placement": "Reserved"}},
+    {"fallback": {"placement": "OnDemand"}},
+    *(change for change in IN_PLACE if "autoscaling" not in change),
+]
+
+
+@pytest.mark.parametrize("change", IN_PLACE_ON_CARDS, ids=json.dumps)
+def test_what_changes_in_place_leaves_pods_with_cards_alone(change: dict[str, Any]) -> None:
+    before, after = (manifests(spec)["RayService/it"] for spec in (CUDA, changed(CUDA, change)))
+    assert form(after) == form(before)
+
+
 NEW_PODS: list[dict[str, Any]] = [
     {"hardware": {"gpusPerNode": 8, "memory": "24Gi"}},
     {"hardware": {"nodes": 2}},
