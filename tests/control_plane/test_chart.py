@@ -307,11 +307,53 @@ def test_namespaced_without_any_cluster_role(kube: Kube) -> None:
         ("list", "fluxsamplers.fluxsampler.io", "-A"),
     ):
         assert kube.kubectl("auth", "can-i", *asked, account).out == "no\n", asked
+    # On request it may list nodes, and nothing else of the cluster.
+    kube.must_helm(
+        "upgrade", "one", str(CHART), "-n", "fx-a", "--reuse-values", "--set", "rbac.nodes=Enabled"
+    )
+    assert (
+        kube.must("get", "clusterroles", *labels)
+        == "clusterrole.rbac.authorization.k8s.io/fluxsampler-operator-nodes:fx-a:one\n"
+    )
+    assert kube.kubectl("auth", "can-i", "list", "nodes", account).out == "yes\n"
+    assert kube.kubectl("auth", "can-i", "list", "pods", "-n", "fx-c", account).out == "no\n"
     # Its own operator in another namespace, beside it; the definition stays with the first.
     both = kube.must_helm("install", "two", str(CHART), "-n", "fx-c", "--set", "watchNamespaces={fx-c}", "--set", "crds.install=false")  # fmt: skip
     assert "somebody else installs and upgrades" in both
     kube.must_helm("uninstall", "two", "-n", "fx-c")
     assert kube.get("crd", CRD)["metadata"]["annotations"]["meta.helm.sh/release-name"] == "one"
+
+
+def test_a_namespaced_release_needs_no_rights_in_the_cluster(kube: Kube, plane: ControlPlane) -> None:
+    """Its installer rules one namespace, and has the rights there that the operator gets."""
+    kube.must("apply", "-f", str(CHART.parents[1] / "crds" / f"{CRD}.yaml"))
+    kube.must("create", "namespace", "fx-team")
+    kube.must("create", "rolebinding", "lead", "--clusterrole=admin", "--user=lead", "-n", "fx-team")
+    installer = Kube(plane.client("lead"))
+    release = (
+        "painter",
+        str(CHART),
+        "-n",
+        "fx-team",
+        "--set",
+        "watchNamespaces={fx-team}",
+        "--set",
+        "crds.install=false",
+    )
+    wait_for(lambda: kube.kubectl("auth", "can-i", "create", "roles", "-n", "fx-team", "--as=lead").out == "yes\n", 60, "the admin role")  # fmt: skip
+    refused = installer.helm("install", *release)
+    assert "attempting to grant RBAC permissions not currently held" in refused.err
+    installer.must_helm("uninstall", "painter", "-n", "fx-team")
+    (role,) = (
+        one
+        for one in rendered("-n", "fx-team", "--set", "watchNamespaces={fx-team}")
+        if one["kind"] == "Role"
+    )
+    role["metadata"] = {"name": "lead", "namespace": "fx-team"}
+    assert kube.apply(role).ok
+    kube.must("create", "rolebinding", "lead-more", "--role=lead", "--user=lead", "-n", "fx-team")
+    installer.must_helm("install", *release)
+    installer.must_helm("upgrade", *release, "--set", "logLevel=DEBUG")
 
 
 def test_whoever_may_edit_a_namespace_may_edit_its_samplers(kube: Kube) -> None:
