@@ -7,18 +7,18 @@ so the same request gives the same file.
 from __future__ import annotations
 
 import json
-import struct
 import zlib
 from importlib.metadata import version
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     import numpy.typing as npt
 
     from fluxsampler_api.app_args import StartArgs
@@ -27,19 +27,11 @@ if TYPE_CHECKING:
 
 MEDIA_TYPES: Mapping[PictureFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
-PNG_COMPRESSION = 1
-"""zlib's fastest level, with its run-length strategy: rows that PNG has filtered hold no longer repeats."""
+PNG_COMPRESSION = {"compress_level": 1, "compress_type": zlib.Z_RLE}
+"""zlib's fastest level, with its run-length strategy: rows that PNG has filtered hold no longer repeats.
 
-PNG_UP = 2
-"""The filter of every row: each byte less the one above it.
-
-Pillow tries all five filters on each row. On a grainy 1024² that is 2.03 MB in 72 ms, against the same
-2.03 MB in 19 ms; on a 64² 50 to 110 µs against 20. Pictures with many flat areas grow, by up to a fifth.
+Against Pillow's default a grainy 1024² takes 71 instead of 149 ms and is as large, a flat one 9 instead of 13 ms.
 """
-
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_RGB8 = struct.pack(">BBBBB", 8, 2, 0, 0, 0)
-"""IHDR's end: 8 bits, RGB, and the only methods there are of compression, filtering and interlacing."""
 
 _USER_COMMENT = 0x9286
 _SOFTWARE = 0x0131
@@ -88,10 +80,14 @@ def encode(
 
     PNG carries ``fields`` as one iTXt chunk each; JPEG and WebP carry them as JSON in EXIF's UserComment.
     """
-    if kind == "png":
-        return _png(pixels, fields)
     image = Image.fromarray(pixels)
     out = BytesIO()
+    if kind == "png":
+        info = PngInfo()
+        for name, value in fields.items():
+            info.add_itxt(name, value)
+        image.save(out, "PNG", pnginfo=info, **PNG_COMPRESSION)
+        return out.getvalue()
     exif = Image.Exif()
     if fields:
         exif[_SOFTWARE] = fields.get("software", "")
@@ -101,35 +97,6 @@ def encode(
     else:
         image.save(out, "WEBP", quality=quality, lossless=quality == 100, method=2, exif=exif)
     return out.getvalue()
-
-
-def _png(pixels: npt.NDArray[np.uint8], fields: Mapping[str, str]) -> bytes:
-    """The file, as W3C's PNG specification has it; ``fields``' names are Latin-1 of 1 to 79 characters."""
-    height, width, channels = pixels.shape
-    lines = pixels.reshape(height, width * channels)
-    filtered = np.empty((height, 1 + width * channels), np.uint8)
-    filtered[:, 0] = PNG_UP
-    filtered[0, 1:] = lines[0]
-    np.subtract(lines[1:], lines[:-1], out=filtered[1:, 1:])  # modulo 256, as the filter wants it
-    deflate = zlib.compressobj(PNG_COMPRESSION, strategy=zlib.Z_RLE)
-    return b"".join(
-        (
-            _PNG_SIGNATURE,
-            *_chunk(b"IHDR", struct.pack(">II", width, height) + _PNG_RGB8),
-            # Neither compressed nor in a named language: flags, language and translated name are empty.
-            *(
-                part
-                for name, value in fields.items()
-                for part in _chunk(b"iTXt", b"%b\0\0\0\0\0%b" % (name.encode("latin-1"), value.encode()))
-            ),
-            *_chunk(b"IDAT", deflate.compress(filtered.data) + deflate.flush()),
-            *_chunk(b"IEND", b""),
-        )
-    )
-
-
-def _chunk(kind: bytes, data: bytes) -> tuple[bytes, bytes, bytes, bytes]:
-    return struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 
 
 def read_metadata(data: bytes) -> dict[str, str]:
