@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
 from fluxsampler_operator.errors import Permanent
@@ -32,7 +32,7 @@ class Settings:
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
     watch_namespaces: tuple[str, ...] = ()
-    probe_key: bytes = b""
+    probe_key: bytes = field(default=b"", repr=False)
     read_nodes: bool = True
     resync_seconds: float = 300.0
     health_port: int = 8080

@@ -29,8 +29,9 @@ def watch_samplers(registry: kopf.OperatorRegistry, samplers: Samplers, add: Add
     """Every change of a FluxSampler makes it due."""
 
     @kopf.on.event(GROUP, PLURAL, registry=registry)
-    async def sampler_changed(namespace: str | None, name: str, **_: Any) -> None:
-        add(samplers.saw(Key(namespace or "", name)))
+    async def sampler_changed(type: str | None, namespace: str | None, name: str, **_: Any) -> None:  # noqa: A002  (kopf's name)
+        key = Key(namespace or "", name)
+        add(samplers.lost(key) if type == "DELETED" else samplers.saw(key))
 
 
 def watch_children(

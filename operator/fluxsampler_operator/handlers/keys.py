@@ -21,6 +21,11 @@ class Samplers:
         self._by_child[(key.namespace, child_name(key.name))] = key
         return key
 
+    def lost(self, key: Key) -> Key:
+        """Forget one that was deleted."""
+        self._by_child.pop((key.namespace, child_name(key.name)), None)
+        return key
+
     def of_child(self, body: Mapping[str, Any]) -> Key | None:
         """The FluxSampler of a child: by ownerReference, else (pods belong to KubeRay) by label."""
         meta = body["metadata"]
