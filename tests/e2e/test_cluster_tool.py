@@ -101,6 +101,8 @@ def test_a_second_kubelet_runs_pods_that_reach_the_cluster(place: Sandbox) -> No
     assert "node-2" in kubectl(place, "-n", "ray-system", "get", "pods", "-o", "wide")
     assert "Starting workers" in kubectl(place, "-n", "ray-system", "logs", "deployment/kuberay-operator")
     assert nodes(place) == {"node-1": "8", "node-2": "8", "node-3": "8"}
+    place.run_tool("kuberay", "remove")
+    assert kubectl(place, "get", "crd,clusterrole,namespace", "-o", "name").count("ray") == 0
     place.run_tool("down")
     assert place.snapshot() == before
 
