@@ -117,6 +117,10 @@ crds: $(VENV)/.run ## Generate crds/, its copy in the chart and the reference pa
 	@cp $(CRD) $(CHART_CRD)
 	@$(BIN)/python -m fluxsampler_api.reference $(REFERENCE)
 
+.PHONY: golden
+golden: $(VENV)/.dev ## Write tests/golden/ from the builders; look at the difference before you commit it
+	@$(BIN)/python -m tests.support.golden
+
 .PHONY: lock
 lock: $(VENV)/.dev ## Write requirements.lock from what is installed
 	@{ echo "# Exactly what was tested; written by make lock. Any index will do: none is named."; \
