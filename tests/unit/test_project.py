@@ -41,7 +41,7 @@ def test_no_machine_path_and_no_index_host_is_committed() -> None:
         "|".join(
             (
                 "/wo" + "rk/",
-                # …/root/ below something, such as /proc/PID/root/, is the kernel's own.
+                # Below something, as in /proc/PID, it is the kernel's own.
                 r"(?<![\w}\]])/ro" + "ot/",
                 r"pypi\.o" + "rg",
                 r"pythonhos" + "ted",
