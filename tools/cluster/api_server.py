@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.cluster import audit, kubeconfig
+from tools.cluster import audit, kubeconfig, probes
 from tools.cluster.binaries import Binaries
 from tools.cluster.certificates import Authority, signing_key
 from tools.cluster.files import publish
@@ -101,11 +99,8 @@ def etcd(at: Endpoint) -> list[str]:
 
 def etcd_healthy(at: Endpoint) -> bool:
     """Whether etcd has a leader."""
-    try:
-        with urllib.request.urlopen(f"{at.etcd_url}/health", timeout=2) as answer:
-            return bool(json.load(answer)["health"] == "true")
-    except OSError:
-        return False
+    answer = probes.http_json(f"{at.etcd_url}/health")
+    return isinstance(answer, dict) and answer.get("health") == "true"
 
 
 def api_server(

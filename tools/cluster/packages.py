@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tools.cluster import versions
-from tools.cluster.commands import run
+from tools.cluster.commands import find, run
 from tools.cluster.errors import CannotRun, CommandFailed
+from tools.cluster.files import publish
 from tools.cluster.say import step
 
 _PROGRAMS = {**versions.DEBIAN_PACKAGES, **versions.IMAGE_PACKAGES}
 _POLICY = Path("/usr/sbin/policy-rc.d")
+_REFUSE = "#!/bin/sh\n# Written by tools/cluster of FluxSampler while it installs packages; it may be deleted.\nexit 101\n"
 _SECONDS = 900.0
 
 
@@ -24,8 +25,7 @@ def missing(wanted: Iterable[str] = versions.DEBIAN_PACKAGES) -> list[str]:
 
 
 def _there(program: str) -> bool:
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    return Path(program).exists() if program.startswith("/") else shutil.which(program, path=path) is not None
+    return Path(program).exists() if program.startswith("/") else find(program) is not None
 
 
 def require(wanted: Iterable[str] = versions.DEBIAN_PACKAGES) -> None:
@@ -38,14 +38,16 @@ def require(wanted: Iterable[str] = versions.DEBIAN_PACKAGES) -> None:
     if not absent:
         return
     command = f"apt-get install -y --no-install-recommends {' '.join(absent)}"
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
+    if os.geteuid() != 0 or not find("apt-get"):
         programs = ", ".join(_PROGRAMS[name] for name in absent)
         raise CannotRun(f"{programs} not found; on Debian, as root: {command}")
     with step(f"Installing {', '.join(absent)}"), _no_services():
         os.environ["DEBIAN_FRONTEND"] = "noninteractive"
         try:
-            run(["apt-get", "update", "-qq"], timeout=_SECONDS)
-            run(command.split(), timeout=_SECONDS)
+            # Another apt may be at work: wait for it.
+            patience = ["-o", "DPkg::Lock::Timeout=600"]
+            run(["apt-get", *patience, "update", "-qq"], timeout=_SECONDS)
+            run(["apt-get", *patience, *command.split()[1:]], timeout=_SECONDS)
         except CommandFailed as error:
             raise CannotRun(f"{error}\nInstall by hand: {command}") from error
 
@@ -53,11 +55,11 @@ def require(wanted: Iterable[str] = versions.DEBIAN_PACKAGES) -> None:
 @contextmanager
 def _no_services() -> Iterator[None]:
     """Keep Debian from starting etcd and a registry as services: they would have our ports."""
-    if _POLICY.exists():
+    # One of ours lies there still if an earlier call was killed.
+    if _POLICY.exists() and _POLICY.read_text(encoding="utf-8", errors="replace") != _REFUSE:
         yield
         return
-    _POLICY.write_text("#!/bin/sh\nexit 101\n", encoding="ascii")
-    _POLICY.chmod(0o755)
+    publish(_POLICY, _REFUSE, 0o755)
     try:
         yield
     finally:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import socket
 import ssl
 import struct
 import urllib.request
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tools.cluster.commands import run
 from tools.cluster.errors import CommandFailed
@@ -16,15 +19,32 @@ _TIMEOUT = 3.0
 
 
 def http_ok(url: str) -> bool:
-    """Whether ``url`` answers with success. Parts with self-made certificates are asked for health only, so theirs is not checked."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
+    """Whether ``url`` answers with success."""
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT, context=context) as answer:
+        with _direct().open(url, timeout=_TIMEOUT) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False
+
+
+def http_json(url: str) -> Any:
+    """What ``url`` answers, as JSON; None when it does not."""
+    try:
+        with _direct().open(url, timeout=_TIMEOUT) as answer:
+            return json.load(answer)
+    except (OSError, ValueError):
+        return None
+
+
+@cache
+def _direct() -> urllib.request.OpenerDirector:
+    # Parts with self-made certificates are asked for health only, so theirs is not checked; no proxy knows them.
+    tls = ssl.create_default_context()
+    tls.check_hostname = False
+    tls.verify_mode = ssl.CERT_NONE
+    return urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls)
+    )
 
 
 def resolves(server: str, name: str) -> bool:

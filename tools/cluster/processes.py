@@ -15,7 +15,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tools.cluster.errors import NotReady
+from tools.cluster import commands
+from tools.cluster.errors import CannotRun, NotReady
 from tools.cluster.files import publish
 from tools.cluster.waiting import wait_for
 
@@ -24,8 +25,6 @@ _LOG_TAIL = 15
 # Generous, for machines that do much else; a part that ends meanwhile is noticed at once.
 _READY_SECONDS = 180.0
 _END_SECONDS = 30.0
-# Where Debian keeps iptables, runc and the like, which a login shell of a user may not name.
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +68,21 @@ class Processes:
         self._logs = folder / "logs"
 
     def start(self, name: str, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Record:
-        """Start ``argv`` as daemon ``name``: own session, no input, output appended to ``logs/<name>.log``."""
+        """Start ``argv`` as daemon ``name``: own session, no input, output appended to ``logs/<name>.log``.
+
+        Raises:
+            CannotRun: its program is not installed.
+        """
         self._records.mkdir(parents=True, exist_ok=True)
         self._logs.mkdir(parents=True, exist_ok=True)
         log = self._logs / f"{name}.log"
-        path = f"{os.environ.get('PATH', '')}:{_PATH}"
-        pid = os.posix_spawnp(
-            argv[0],
+        program = commands.find(argv[0])
+        if program is None:
+            raise CannotRun(f"{name} cannot be started: {argv[0]} is not installed")
+        pid = os.posix_spawn(
+            program,
             list(argv),
-            {**os.environ, "PATH": path, MARKER: str(self._folder), **(environment or {})},
+            {**commands.environment(), MARKER: str(self._folder), **(environment or {})},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
