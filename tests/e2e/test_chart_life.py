@@ -80,7 +80,7 @@ def test_an_upgrade_brings_the_new_definition_and_a_rollback_the_old(
 def test_uninstalled_and_installed_again_under_the_same_name_and_another(
     main_release: Installation, shared: Sampler, namespace: str
 ) -> None:
-    cluster, kubectl, pods = main_release.cluster, main_release.cluster.kubectl, shared.pod_uids
+    kubectl, pods = main_release.cluster.kubectl, shared.pod_uids
     main_release.uninstall()
     assert kubectl("get", "deployments,roles", "-n", main_release.namespace, "-o", "name").split() == []
     assert kubectl("get", DEFINITION, "-o", "name").split()
