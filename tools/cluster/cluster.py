@@ -50,7 +50,7 @@ _PORTS = {_API_PORT: "the API server", _ETCD_PORT: "etcd", _ETCD_PEER_PORT: "etc
 _PAUSE = f"{registry.ADDRESS}/pause:{recipes.PAUSE.version}"
 _NODE_SECONDS = 180.0
 _REPOSITORY = Path(__file__).parents[2]
-# In the order of their start; the other way round they are stopped.
+# In the order of their start.
 PARTS = ("etcd", "apiserver", "controller-manager", "scheduler", "registry", "containerd", "kubelet", "proxy", "coredns",
          "node-keeper")  # fmt: skip
 
