@@ -121,6 +121,7 @@ async def _until_signal(settings: Settings, ask: Draw) -> None:
 def main(ask: Draw = draw) -> None:
     """Run until SIGTERM; exit code 1 with one line of explanation when it cannot. ``ask`` draws the canaries."""
     code = 0
+    logs.set_up()
     try:
         settings = Settings.from_environment(os.environ)
         logs.set_up(settings.log_level)

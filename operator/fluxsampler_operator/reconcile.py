@@ -51,6 +51,7 @@ FRESH_KINDS_SECONDS = 3.0
 # come at once anyway, only what nobody watches (Events, nodes) waits for this.
 FIRST_LOOK, LAST_LOOK, LOOK_GROWTH = 2.0, 20.0, 1.4
 REMOVED_LOOK = 2.0
+SOON = 1.0
 
 
 class Reconciler:
@@ -82,7 +83,12 @@ class Reconciler:
         try:
             return await self._present(key, live)
         except NotFound:
-            return 1.0  # it went while it was looked at
+            return SOON  # it went while it was looked at
+        except KindMissing as error:
+            # KubeRay went between the question and the answer: the next round says so.
+            _log.warning("kind is missing", sampler=str(key), error=str(error))
+            self._kuberay = (float("-inf"), False)
+            return SOON
 
     async def _present(self, key: Key, live: Manifest) -> float:
         owner = Owner(key.name, key.namespace, live["metadata"]["uid"])
@@ -143,6 +149,9 @@ class Reconciler:
         Without a plan nothing is applied and nothing taken away: what serves goes on serving.
         """
         rayservice = await self._cluster.get(RAY_SERVICES, owner.namespace, owner.child) if kuberay else None
+        if rayservice is not None and rayservice["metadata"].get("deletionTimestamp"):
+            # Somebody deleted it, or KubeRay's definitions; without KubeRay it would stay so and hold both.
+            await finish_removal(self._cluster, owner.namespace, owner.child, self._now())
         if outcome.sampler is None or outcome.plan is None:
             return rayservice, (), False
         try:
@@ -158,11 +167,8 @@ class Reconciler:
                 continue
             try:
                 applied = await self._cluster.apply(manifest)
-            except KindMissing as error:
-                # KubeRay went between the question and the answer: the next round says so.
-                _log.warning("kind is missing", error=str(error))
-                self._kuberay = (float("-inf"), False)
-                pending = True
+            except (KindMissing, NotFound):
+                raise  # KubeRay, or the namespace, went: nothing to tell about this manifest
             except Conflict as error:
                 _log.info("waits", error=str(error))
                 pending = True

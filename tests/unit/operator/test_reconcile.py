@@ -413,6 +413,25 @@ async def test_a_rayservice_that_kuberay_never_lets_go_of_is_let_go(world: World
     assert await world.round() is None
 
 
+async def test_a_deleted_rayservice_that_hangs_is_let_go_and_made_anew(world: World) -> None:
+    await world.ready()
+    terminating(world, NOON - timedelta(minutes=1))
+    world.cluster.fails["apply RayService"] = Conflict("is being deleted")
+    await world.round()
+    assert f"finalizer {KUBERAY_FINALIZER}" in world.cluster.writes
+    world.cluster.fails.clear()
+    await world.round()
+    assert "deletionTimestamp" not in world.cluster.live(RAY_SERVICES)["metadata"]
+
+
+async def test_kuberay_that_goes_between_question_and_answer(world: World) -> None:
+    await world.ready()
+    world.cluster.kuberay = False  # the operator believes for some seconds that it is there
+    assert await world.round() == 1.0
+    await world.round()
+    assert world.cluster.condition("ClusterReady") == ("False", "KubeRayMissing")
+
+
 async def test_somebody_elses_rayservice_is_not_touched(world: World) -> None:
     await world.ready()
     del world.cluster.objects[(SAMPLERS.kind, "default", "tiny")]
