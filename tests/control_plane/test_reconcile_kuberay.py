@@ -8,9 +8,9 @@ import pytest
 
 from tests.support.cluster import ControlPlane, fresh_namespace
 from tests.support.operator_process import operator_process
-from tests.support.operator_world import USER, World, install_definitions
+from tests.support.operator_world import RAY_KINDS, USER, World, install_definitions
 
-CRDS = ("rayclusters.ray.io", "rayjobs.ray.io", "rayservices.ray.io")
+CRDS = [f"{kind}.ray.io" for kind in RAY_KINDS]
 
 
 @pytest.fixture(scope="module")
