@@ -41,15 +41,15 @@ def namespace(cluster: LiveCluster) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def images(cluster: LiveCluster) -> None:
-    """Both images, as the working tree is, in the cluster's registry."""
-    build_images(cluster)
+def images(cluster: LiveCluster) -> dict[str, str]:
+    """Both images, as the working tree is, in the cluster's registry; the chart's values that name them."""
+    return build_images(cluster)
 
 
 @pytest.fixture(scope="session")
-def installed(cluster: LiveCluster, images: None) -> Installation:
+def installed(cluster: LiveCluster, images: dict[str, str]) -> Installation:
     """The chart, installed; whoever changes the release puts it back by ``installed.install()``."""
-    release = Installation(cluster)
+    release = Installation(cluster, images)
     release.install()
     return release
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from base64 import b64decode
 from collections.abc import Callable, Mapping
@@ -15,12 +18,13 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from tools.cluster.image import TAG, ImageBuilder
+from tools.cluster.image import ImageBuilder
 from tools.cluster.waiting import wait_for
 
 from tests.support.cluster import LiveCluster
 
 ROOT = Path(__file__).parents[2]
+CLI = Path(sys.executable).with_name("fluxsampler")
 CHART = ROOT / "charts" / "fluxsampler"
 RELEASE = "fluxsampler"
 SYSTEM = "fluxsampler-system"
@@ -34,28 +38,34 @@ READY_SECONDS = 420.0
 Json = dict[str, Any]
 
 
-def build_images(cluster: LiveCluster) -> None:
-    """Both images as the working tree is, where the cluster's nodes pull from; soon done when nothing changed."""
+def build_images(cluster: LiveCluster) -> dict[str, str]:
+    """Both images as the working tree is, where the cluster's nodes pull from; soon done when nothing changed.
+
+    Returns the chart's values that name them, by digest: a tag that stays while its image changes would leave
+    running what was built before.
+    """
     builder = ImageBuilder()
+    digests = {}
     with builder.alone():
         for target in ("operator", "serve"):
             builder.build(target)
             builder.push(target, registry=cluster.registry)
+            digests[target] = builder.digest(target)
+    return {"image.digest": digests["operator"], "serve.image.digest": digests["serve"]}
 
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """A helm release of the operator."""
+    """A helm release of the operator; ``images`` is what :func:`build_images` returned."""
 
     cluster: LiveCluster
+    images: Mapping[str, str]
     release: str = RELEASE
     namespace: str = SYSTEM
 
     def values(self, **more: str) -> list[str]:
         """`--set` of what names the images, and of ``more`` (dots written as __)."""
-        given = {"imageRegistry": self.cluster.registry, "image.tag": TAG, "serve.image.tag": TAG}
-        # The tag stays while the image changes, so the node must look.
-        given |= {"image.pullPolicy": "Always"}
+        given = {"imageRegistry": self.cluster.registry, **self.images}
         given |= {name.replace("__", "."): value for name, value in more.items()}
         return [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
 
@@ -203,6 +213,15 @@ class Sampler:
         assert answer.status_code == 200, answer.text
         data = BytesIO(b64decode(answer.json()["data"][0]["b64_json"]))
         return Drawn(np.asarray(Image.open(data).convert("RGB")), answer.headers["x-fluxsampler-engine"])
+
+    def cli(self, *words: str | Path) -> str:
+        """What `fluxsampler WORDS` prints, with the cluster's kubectl on its PATH."""
+        path = f"{self.cluster.kubectl.program.parent}:{os.environ['PATH']}"
+        ended = subprocess.run(
+            [CLI, *words], env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=300, check=False
+        )  # fmt: skip
+        assert ended.returncode == 0, f"fluxsampler {' '.join(map(str, words))}: {ended.stdout}{ended.stderr}"
+        return ended.stdout
 
     def wait(self, holds: Callable[[], object], what: str, seconds: float = READY_SECONDS) -> float:
         """Seconds until ``holds``; fails with the status as it is then."""
