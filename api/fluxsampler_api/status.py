@@ -24,10 +24,12 @@ class Condition(StatusModel):
 
 
 class Performance(StatusModel):
-    """Measured, not estimated."""
+    """Measured with the canary picture, not estimated."""
 
-    images_per_minute: float = Field(description="Pictures of the last minutes, per minute.")
-    p50_seconds: float = Field(description="Half of the requests took at most this.")
+    images_per_minute: float = Field(
+        description="What the replicas of the engine that answers draw in a minute, one picture at a time each."
+    )
+    p50_seconds: float = Field(description="From the request for the canary picture to its answer.")
 
 
 class FluxSamplerStatus(StatusModel):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from fluxsampler_api.status import ConditionType, FluxSamplerStatus
+from fluxsampler_api.status import ConditionType, FluxSamplerStatus, Performance
 from fluxsampler_operator import conditions
 from fluxsampler_operator.conditions import Finding
 from fluxsampler_operator.findings import View
@@ -49,12 +49,16 @@ def next_status(sampler: Json, observed: Observed, previous: Json | None, now: d
         replicas=view.replicas(),
         fallback_replicas=view.fallbacks(),
         url=observed.url,
+        performance=_performance(observed, view),
         selector=observed.selector or None,
     )
     made: dict[str, Any] = written.model_dump(
         mode="json", by_alias=True, exclude_none=True, exclude={"conditions"}
     )
     made["conditions"] = conditions.merge(conditions.of(previous), findings.values(), now)
+    if observed.picture is None and view.engine() != "none" and "performance" in (previous or {}):
+        # Measured anew when the next picture comes back; until then the last figure is the best one.
+        made["performance"] = (previous or {})["performance"]
     if observed.plan is None and observed.rayservice is not None and previous and "plan" in previous:
         # A spec that was not accepted leaves what runs alone; so stays its plan.
         made["plan"] = previous["plan"]
@@ -74,6 +78,16 @@ def transitions(previous: Json | None, new: Json) -> tuple[EventNote, ...]:
         if note is not None:
             notes.append(note)
     return tuple(notes)
+
+
+def _performance(observed: Observed, view: View) -> Performance | None:
+    picture = observed.picture
+    if picture is None or not picture.drawn or picture.seconds <= 0:
+        return None
+    replicas = (view.replicas() if picture.engine == "parallel" else view.fallbacks()) or 1
+    return Performance(
+        images_per_minute=round(60 * replicas / picture.seconds, 1), p50_seconds=round(picture.seconds, 3)
+    )
 
 
 def _note(new: Json, old: Json | None) -> EventNote | None:

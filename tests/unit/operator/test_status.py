@@ -500,3 +500,14 @@ def test_deployments_helper_is_that_of_the_serve_app() -> None:
     text = app.read_text() + "".join(path.read_text() for path in api.glob("*.py"))
     for name in deployments():
         assert re.search(rf'"{name}"', text), f"no deployment is named {name}"
+
+
+def test_performance_is_what_the_canary_took() -> None:
+    drawn = replace(DRAWN, seconds=2.0)
+    made = status(replace(HEALTHY, picture=drawn))
+    assert made["performance"] == {"imagesPerMinute": 30.0, "p50Seconds": 2.0}
+    # While the next picture is being drawn (an operator that has just started), the figure stands.
+    again = status(replace(HEALTHY, picture=None), previous=made)
+    assert again["performance"] == made["performance"]
+    broken = PictureResult(drawn=False, engine="none", message="no answer", seconds=2.0)
+    assert "performance" not in status(replace(HEALTHY, picture=broken), previous=made)
