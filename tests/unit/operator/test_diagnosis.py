@@ -343,6 +343,7 @@ SLOW = (
 )
 SERVE: dict[str, tuple[str, tuple[str, ...]]] = {
     "ray-memory-monitor": ("WorkerOOMKilled", ("ParallelSampler: Ray killed a process of it", "limit of 0.68 GiB", "resources.limits.memory")),
+    "model-auth-failed": ("ModelAuthFailed", ("the hub refused hf://acme/tiny-shapes (401)", "spec.model.tokenSecretRef")),
     "model-not-found": ("ModelNotFound", ("the model folder /no/such/tiny-shapes does not exist: correct spec.model.source",)),
 }  # fmt: skip
 
