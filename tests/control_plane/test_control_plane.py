@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from tools.cluster.errors import CommandFailed
+from tools.cluster.processes import marked
 
 from tests.support.cluster import ControlPlane, wait_for
 
@@ -83,3 +87,18 @@ def test_controllers_make_deletion_complete() -> None:
             "the owned object to go",
         )
         plane.kubectl("delete", "namespace", "one", "--timeout=60s")
+
+
+def test_one_whose_caller_was_killed_ends_and_its_folder_goes_with_the_next() -> None:
+    code = "from tools.cluster.control_plane import ControlPlane\nwith ControlPlane() as plane:\n    print(plane.folder, flush=True)\n    input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as caller:
+        assert caller.stdout is not None
+        folder = Path(caller.stdout.readline().strip())
+        assert marked(folder)
+        caller.kill()
+    wait_for(lambda: not marked(folder), 60, "its daemons to end")
+    assert folder.exists()
+    with ControlPlane(audited=False):
+        assert not folder.exists()

@@ -9,6 +9,7 @@ folder). They need no root, and end with the process that started them, however 
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -23,9 +24,12 @@ from tools.cluster.binaries import ensure
 from tools.cluster.certificates import Authority
 from tools.cluster.commands import Kubectl
 from tools.cluster.errors import NotReady
-from tools.cluster.processes import Processes
+from tools.cluster.files import publish
+from tools.cluster.processes import Processes, boot_id, started
 
 _ATTEMPTS = 3
+_PREFIX = "fluxsampler-control-plane-"
+_OWNER = "owner"
 # Without these controllers deletion stops halfway: owned objects stay, namespaces stay terminating.
 DELETION_CONTROLLERS = ("garbage-collector-controller", "namespace-controller", "serviceaccount-controller")
 # ServiceAccount would refuse every pod, as nobody makes the "default" account here.
@@ -52,7 +56,9 @@ class ControlPlane:
     def __enter__(self) -> Self:
         packages.require(["etcd-server"])
         self._binaries = ensure(recipes.CONTROL_PLANE)
-        self.folder = Path(tempfile.mkdtemp(prefix="fluxsampler-control-plane-"))
+        _remove_abandoned()
+        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        publish(self.folder / _OWNER, f"{os.getpid()} {started(os.getpid())} {boot_id()}")
         self._processes = Processes(self.folder)
         try:
             self._start()
@@ -151,3 +157,14 @@ class ControlPlane:
         # setpriv asks the kernel to end the daemon together with the thread that started it.
         self._processes.start(name, ["setpriv", "--pdeathsig", "KILL", "--", *argv])
         self._started.append(name)
+
+
+def _remove_abandoned() -> None:
+    """Remove the folders of callers that were killed; their daemons ended with them."""
+    for owner in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_OWNER}"):
+        try:
+            pid, ticks, boot = owner.read_text(encoding="ascii").split()
+        except FileNotFoundError:  # just closed
+            continue
+        if boot != boot_id() or str(started(int(pid))) != ticks:
+            shutil.rmtree(owner.parent, ignore_errors=True)  # of another user, perhaps
