@@ -83,12 +83,18 @@ test-unit: $(VENV)/.dev ## Run the fast tests (pure functions, fakes; under a mi
 test-serve: $(VENV)/.dev browser ## Run the tests on real Ray, xfuser ranks, the built-in model and Chromium
 	$(call say,Tests on real parts)
 	@$(BIN)/pytest tests/serve tests/gpu
-test-control-plane: $(VENV)/.dev ## Run the tests on a real API server
+test-control-plane: $(VENV)/.dev cluster-programs ## Run the tests on a real API server
 	$(call say,Tests on a real API server)
 	@$(BIN)/pytest tests/control_plane
-test-e2e: $(VENV)/.dev ## Run the tests on a real cluster: Kubernetes, KubeRay, the images, the chart
+test-e2e: $(VENV)/.dev cluster-programs ## Run the tests on a real cluster: Kubernetes, KubeRay, the images, the chart
 	$(call say,Tests on a real cluster)
 	@$(BIN)/pytest tests/e2e
+
+# Outside of any test's time limit: the first time this builds Kubernetes.
+.PHONY: cluster-programs
+cluster-programs: $(VENV)/.dev
+	$(call say,Programs of the test cluster (the first time they are built: a quarter of an hour))
+	@$(BIN)/python -m tools.cluster build >/dev/null || echo "They cannot be had here: tests that need them will skip and say what is missing."
 
 # The page is tested in a real browser. Where it cannot be installed, its tests skip and say so.
 browser:
