@@ -124,10 +124,13 @@ class Pictures:
         self._clock = clock
         self._canaries: dict[Key, _Canary] = {}
 
-    def look(self, key: Key, form: str, request: PictureRequest) -> tuple[PictureResult | None, float | None]:
+    def look(
+        self, key: Key, form: str, request: PictureRequest, *, parallel: bool = True
+    ) -> tuple[PictureResult | None, float | None]:
         """The result for the application's present ``form``, and seconds until another look is worth it.
 
-        Starts a drawing when there is none for this form, or when the last one failed a while ago. Until there
+        Starts a drawing when there is none for this form, or when the last one failed a while ago, or was drawn
+        by the fallback where the plan has a ``parallel`` engine: nothing else would tell that it is back. Until there
         is a result for this form a picture drawn in the former one stands, so that a change in place of an
         application that went on running is no gap; :meth:`forget` ends that.
         """
@@ -138,8 +141,11 @@ class Pictures:
             canary = self._canaries[key] = _Canary(form, former=former if former and former.drawn else None)
         if canary.task is not None:
             return canary.result or canary.former, None
-        if canary.result is not None and (canary.result.drawn or self._clock() < canary.due):
-            return canary.result, None if canary.result.drawn else canary.due - self._clock()
+        result = canary.result
+        if result is not None and result.drawn and not (parallel and result.engine == "fallback"):
+            return result, None
+        if result is not None and self._clock() < canary.due:
+            return result, canary.due - self._clock()
         canary.task = asyncio.create_task(self._draw(key, canary, request), name=f"picture {key}")
         return canary.result or canary.former, None
 
@@ -163,7 +169,8 @@ class Pictures:
         canary.task = None
         canary.result = result
         canary.failures = 0 if result.drawn else canary.failures + 1
-        canary.due = self._clock() + min(LAST_RETRY, FIRST_RETRY * 1.5 ** max(0, canary.failures - 1))
+        soon = min(LAST_RETRY, FIRST_RETRY * 1.5 ** max(0, canary.failures - 1))
+        canary.due = self._clock() + (LAST_RETRY if result.drawn else soon)
         PICTURES.labels(result.engine if result.drawn else "none").inc()
         _log.info(
             "picture", sampler=str(key), drawn=result.drawn, engine=result.engine, message=result.message, seconds=round(result.seconds, 2)

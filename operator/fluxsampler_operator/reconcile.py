@@ -236,7 +236,7 @@ class Reconciler:
             token=probe_token(key_, owner) if serving.auth_secret_ref is not None and key_ else None,
         )
         form = digest({"spec": rayservice["spec"], "cluster": app.cluster, "request": repr(request)})
-        return self._pictures.look(key, form, request)
+        return self._pictures.look(key, form, request, parallel=_has_parallel(outcome))
 
     async def _events(
         self, owner: Owner, rayservice: Json | None, pods: Sequence[Manifest]
@@ -291,6 +291,15 @@ def _settled(observed: Observed, *, asks: bool) -> bool:
     app = application(observed.rayservice)
     drawn = not asks or (observed.picture is not None and observed.picture.drawn)
     return app.running and drawn and not observed.apply_errors
+
+
+def _has_parallel(outcome: Planned) -> bool:
+    """Whether pictures are meant to come from a gang, and not from the fallback because there is none to be."""
+    sampler, plan = outcome.sampler, outcome.plan
+    if sampler is None or plan is None or plan.chosen.split.ranks == 1:
+        return False
+    scaling = sampler.spec.autoscaling
+    return (sampler.spec.replicas if scaling is None else scaling.min_replicas) > 0
 
 
 def _active_cluster(rayservice: Json | None) -> str | None:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -229,6 +230,30 @@ async def test_failures_are_asked_again_after_longer_and_longer(studio: Studio) 
     assert gaps == sorted(gaps)
     assert gaps[0] <= 6
     assert gaps[-1] <= LAST_RETRY + 1
+
+
+async def test_a_picture_of_the_fallback_is_asked_for_again_where_a_gang_should_draw(studio: Studio) -> None:
+    studio.painter.result = replace(GOOD, engine="fallback")
+    await studio.look()
+    studio.painter.result = GOOD
+    found, wait = studio.pictures.look(KEY, "a", PictureRequest("http://x", "p", 0, 1.0))
+    assert found is not None
+    assert (found.engine, wait) == ("fallback", LAST_RETRY)
+    studio.time = LAST_RETRY
+    await studio.look()
+    assert await studio.look() == GOOD
+    studio.time = 10 * LAST_RETRY
+    await studio.look()
+    assert studio.painter.asked == 2
+
+
+async def test_a_picture_of_the_fallback_is_enough_where_there_is_no_gang(studio: Studio) -> None:
+    studio.painter.result = replace(GOOD, engine="fallback")
+    await studio.look()
+    studio.time = 10 * LAST_RETRY
+    found, wait = studio.pictures.look(KEY, "a", PictureRequest("http://x", "p", 0, 1.0), parallel=False)
+    assert found is not None
+    assert (found.engine, wait, studio.painter.asked) == ("fallback", None, 1)
 
 
 async def test_keys_draw_beside_each_other(studio: Studio) -> None:
