@@ -21,6 +21,7 @@ from PIL import Image
 from tools.cluster.image import ImageBuilder
 from tools.cluster.waiting import wait_for
 
+from fluxsampler_operator.manifest import child_name
 from tests.support.cluster import LiveCluster
 
 ROOT = Path(__file__).parents[2]
@@ -180,13 +181,13 @@ class Sampler:
     @property
     def pods(self) -> list[Json]:
         """Its Ray pods that are not being deleted."""
-        items = self.get("pods", "-l", SAMPLER_LABEL)["items"]
-        ours = self.status.get("selector", f"{SAMPLER_LABEL}={self.name}").rpartition("=")[2]
-        return [
-            pod
-            for pod in items
-            if pod["metadata"]["labels"][SAMPLER_LABEL] == ours and "deletionTimestamp" not in pod["metadata"]
-        ]
+        items = self.get("pods", "-l", f"{SAMPLER_LABEL}={self.child}")["items"]
+        return [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
+
+    @property
+    def child(self) -> str:
+        """What its objects are called and labelled: its name, shortened where that is too long."""
+        return child_name(self.name)
 
     @property
     def pod_uids(self) -> set[str]:
@@ -200,12 +201,12 @@ class Sampler:
         service = self.get("service", host.partition(".")[0])
         return f"http://{service['spec']['clusterIP']}:{port}"
 
-    def draw(self, prompt: str, token: str | None = None, seed: int = 1) -> Drawn:
-        """One picture through the Service; fails the test with the service's own words."""
+    def draw(self, prompt: str, token: str | None = None, url: str | None = None) -> Drawn:
+        """One picture through the Service, or from ``url``; fails the test with the service's own words."""
         headers = {"authorization": f"Bearer {token}"} if token else {}
         answer = httpx.post(
-            f"{self.url}/v1/images/generations",
-            json={"prompt": prompt, "seed": seed},
+            f"{url or self.url}/v1/images/generations",
+            json={"prompt": prompt, "seed": 1},
             headers=headers,
             timeout=300,
             trust_env=False,

@@ -1,0 +1,171 @@
+"""A second FluxSampler in a second namespace, behind a token and a NodePort, with a name that Kubernetes' limits bite."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from base64 import b64decode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import openai
+import pytest
+from PIL import Image
+from tools.cluster.commands import run
+
+from tests.support.cluster import LiveCluster, fresh_namespace
+from tests.support.installation import RESTRICTED, SAMPLER_LABEL, Installation, Sampler, tiny
+from tests.support.shape_checker import matches
+
+# 60 characters with dots: more than KubeRay takes, and not a label of a DNS name.
+NAME = "team-one.pictures-of-shapes.in-every-colour.for-the-web-shop"
+STILL_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """A Ready FluxSampler with its token and its address on the node."""
+
+    sampler: Sampler
+    token: str
+    url: str
+
+
+@pytest.fixture(scope="module")
+def locked(shared: Sampler, cluster: LiveCluster) -> Iterator[Locked]:
+    """Beside the shared one."""
+    token = secrets.token_urlsafe(24)
+    with fresh_namespace(cluster.kubectl, RESTRICTED) as namespace:
+        cluster.kubectl(
+            "create", "secret", "generic", "door", "-n", namespace, f"--from-literal=token={token}"
+        )
+        sampler = Sampler(cluster, namespace, NAME)
+        serving = {"authSecretRef": {"name": "door"}, "serviceType": "NodePort"}
+        sampler.apply(tiny(NAME, serving=serving))
+        print(f"\na second one, apply to Ready: {sampler.wait_ready():.1f} s")
+        yield Locked(sampler, token, _node_url(sampler))
+
+
+def test_both_serve_at_once_each_its_own(shared: Sampler, locked: Locked) -> None:
+    assert shared.condition("Ready")["status"] == "True"
+    assert locked.sampler.condition("Ready")["status"] == "True"
+    child = locked.sampler.child
+    assert len(child) <= 47
+    assert locked.sampler.status["url"] == f"http://{child}.{locked.sampler.namespace}.svc:8000"
+    assert [item["metadata"]["name"] for item in locked.sampler.get("rayservices")["items"]] == [child]
+    assert matches(shared.draw("a blue square").image, "a blue square")
+    drawn = locked.sampler.draw("a yellow circle", token=locked.token)
+    assert drawn.engine == "parallel"
+    assert matches(drawn.image, "a yellow circle")
+
+
+def test_curl_needs_the_token(locked: Locked) -> None:
+    """From outside the cluster, as a user has it: curl to the node's port."""
+    body = json.dumps({"prompt": "a green triangle", "seed": 1})
+    ask = ["curl", "-s", "--noproxy", "*", "--max-time", "300", "-w", "\n%{http_code}", "-d", body]
+    url = f"{locked.url}/v1/images/generations"
+    typed = ["-H", "content-type: application/json"]
+    for headers in ([], ["-H", "authorization: Bearer wrong"]):
+        said, _, code = run([*ask, *typed, *headers, url]).rpartition("\n")
+        assert code == "401"
+        assert "error" in json.loads(said)
+    said, _, code = run([*ask, *typed, "-H", f"authorization: Bearer {locked.token}", url]).rpartition("\n")
+    assert code == "200", said
+    picture = Image.open(BytesIO(b64decode(json.loads(said)["data"][0]["b64_json"]))).convert("RGB")
+    assert matches(np.asarray(picture), "a green triangle")
+
+
+def test_the_openai_client_brings_the_token(locked: Locked) -> None:
+    client = openai.OpenAI(base_url=f"{locked.url}/v1", api_key=locked.token, max_retries=0)
+    answer = client.images.generate(prompt="a red square", model="tiny-shapes", response_format="b64_json")
+    assert answer.data is not None
+    image = Image.open(BytesIO(b64decode(answer.data[0].b64_json or ""))).convert("RGB")
+    assert matches(np.asarray(image), "a red square")
+    with pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key="wrong").images.generate(prompt="a red square", model="tiny-shapes")
+
+
+def test_the_cli_finds_the_token_itself(locked: Locked, tmp_path: Path) -> None:
+    sampler, picture = locked.sampler, tmp_path / "drawn.png"
+    where = ("--namespace", sampler.namespace, "--kubeconfig", sampler.cluster.kubeconfig)
+    said = sampler.cli("generate", "a blue circle", "--sampler", NAME, *where, "-o", picture)
+    assert matches(np.asarray(Image.open(picture).convert("RGB")), "a blue circle")
+    assert locked.token not in said + sampler.cli("status", NAME, *where)
+
+
+def test_the_operator_never_saw_the_token(locked: Locked, installed: Installation) -> None:
+    """It drew its picture all the same; neither its log nor anything it wrote holds the user's token."""
+    assert locked.sampler.condition("Serving")["reason"] == "PictureDrawn"
+    assert locked.token not in installed.logs()
+    written = json.dumps([locked.sampler.live, locked.sampler.get("rayservices"), locked.sampler.pods])
+    assert locked.token not in written
+
+
+def test_nothing_is_written_while_nothing_happens(
+    shared: Sampler, locked: Locked, installed: Installation
+) -> None:
+    audit = shared.cluster.ours().audit
+    user = f"system:serviceaccount:{installed.namespace}:{installed.pod['spec']['serviceAccountName']}"
+    namespaces = {shared.namespace, locked.sampler.namespace}
+    # What the tests before have stirred settles first: then a minute passes without a write.
+    mark, since = audit.mark(), time.monotonic()
+
+    def still() -> bool:
+        nonlocal mark, since
+        if written := [one for one in audit.writes(mark, user) if one.namespace in namespaces]:
+            print(f"\n{[(one.verb, one.resource, one.name) for one in written]}")
+            mark, since = audit.mark(), time.monotonic()
+        return time.monotonic() - since >= STILL_SECONDS
+
+    took = shared.wait(still, "a minute without a write", 4 * STILL_SECONDS)
+    print(f"\n0 writes in {STILL_SECONDS} s with two Ready samplers, after {took - STILL_SECONDS:.0f} s")
+
+
+def test_the_service_type_changes_without_new_pods(locked: Locked) -> None:
+    """A LoadBalancer is reached by the node's port, too, where no cloud gives it an address."""
+    sampler, pods = locked.sampler, locked.sampler.pod_uids
+    sampler.patch({"serving": {"serviceType": "LoadBalancer"}})
+    sampler.wait_ready()
+    assert sampler.get("service", sampler.child)["spec"]["type"] == "LoadBalancer"
+    assert matches(
+        sampler.draw("a red circle", token=locked.token, url=_node_url(sampler)).image, "a red circle"
+    )
+    assert sampler.pod_uids == pods
+
+
+def test_deletion_leaves_the_users_own_and_the_neighbour(shared: Sampler, locked: Locked) -> None:
+    sampler, neighbours = locked.sampler, shared.pod_uids
+    label = f"{SAMPLER_LABEL}={sampler.child}"
+    kubectl = sampler.cluster.kubectl
+    # Events stay for an hour, and have no such label.
+    kinds = kubectl("api-resources", "--namespaced", "--verbs=list", "-o", "name").split()
+    asked = (
+        "get",
+        ",".join(kind for kind in kinds if kind != "events"),
+        "-n",
+        sampler.namespace,
+        "-o",
+        "name",
+    )
+    assert len(kubectl(*asked, "-l", label).split()) >= 8
+    started = time.monotonic()
+    kubectl("delete", "fxs", NAME, "-n", sampler.namespace, "--wait=true", "--timeout=60s")
+    gone = time.monotonic() - started
+    sampler.wait(lambda: not kubectl(*asked, "-l", label).split(), "everything gone", 180)
+    print(f"\ndeleted in {gone:.1f} s, everything gone after {time.monotonic() - started:.1f} s")
+    left = kubectl(*asked).split()
+    assert "secret/door" in left
+    # What every namespace has, and Kubernetes' Leases and the like; nothing of Ray's or ours.
+    assert not [name for name in left if sampler.child in name or name.startswith("pod/")]
+    assert shared.pod_uids == neighbours
+    assert shared.condition("Ready")["status"] == "True"
+
+
+def _node_url(sampler: Sampler) -> str:
+    (port,) = sampler.get("service", sampler.child)["spec"]["ports"]
+    node = sampler.pods[0]["status"]["hostIP"]
+    return f"http://{node}:{port['nodePort']}"
