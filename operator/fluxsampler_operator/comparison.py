@@ -1,7 +1,8 @@
 """Does a live object still say what a manifest asked for? Pure; decides whether an apply is sent at all.
 
 Fields that the manifest does not name belong to others: the API server's defaults, other controllers. Lists are
-whole: a container or port that somebody added to a list of ours is a difference.
+whole: a container or port that somebody added to a list of ours is a difference. So are selectors: one label more
+chooses other pods, or none.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from fluxsampler_operator.manifest import Manifest
 
 # Fields that hold quantities, which the API server writes in its own way (1000m is 1).
 _QUANTITIES = frozenset({"limits", "requests", "sizeLimit", "storage"})
+# Atomic in Kubernetes' schema: an apply replaces them as a whole.
+_WHOLE = frozenset({"selector", "podSelector", "namespaceSelector", "labelSelector", "matchLabels"})
 
 
 def digest(manifest: Manifest) -> str:
@@ -35,6 +38,8 @@ def _walk(wanted: Any, live: Any, path: str, *, quantity: bool) -> Iterator[str]
             below = f"{path}.{key}" if path else str(key)
             if key in live:
                 yield from _walk(value, live[key], below, quantity=quantity or key in _QUANTITIES)
+                if key in _WHOLE and isinstance(value, dict) and isinstance(live[key], dict):
+                    yield from (f"{below}.{added}" for added in sorted(set(live[key]) - set(value)))
             elif value not in (None, {}, []):
                 yield below
     elif isinstance(wanted, list) and isinstance(live, list):

@@ -61,7 +61,7 @@ class WorkQueue:
     """Runs ``work`` for keys, at most ``concurrency`` at once; call everything from one event loop.
 
     A run that raises Retryable is repeated after its ``after_seconds`` or an exponential backoff with jitter
-    (1 s to 60 s); Permanent and unknown errors after ``slow_seconds`` and 60 s; an event comes first in each case.
+    (1 s to 60 s), as an unknown error is; Permanent after 60 s; an event comes first in each case.
     """
 
     def __init__(
@@ -152,7 +152,8 @@ class WorkQueue:
         except Permanent as error:
             result = "permanent"
             entry.failures += 1
-            wait = self._slow
+            # What a person corrects outside of the objects (a role) sends no event.
+            wait = min(self._slow, LAST_BACKOFF)
             _log.error("cannot go on", sampler=str(key), error=str(error), seconds=wait)
         except Exception as error:  # noqa: BLE001  (logged with its trace, counted, repeated)
             # A fault of ours in one object must not end the others; its trace is logged, the counter shows it.

@@ -32,6 +32,10 @@ async def finish_removal(cluster: Cluster, namespace: str, child: str, now: date
         return False
     meta = live["metadata"]
     since = meta.get("deletionTimestamp")
+    if since is None and not meta.get("ownerReferences"):
+        return (
+            False  # it was left behind on purpose (--cascade=orphan), for the next FluxSampler of that name
+        )
     if since is None or KUBERAY_FINALIZER not in (meta.get("finalizers") or ()):
         return True  # the garbage collector has not come to it yet, or others hold it
     if now - datetime.fromisoformat(since) >= PATIENCE:

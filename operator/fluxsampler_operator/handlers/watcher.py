@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import kopf
 import structlog
 
-from fluxsampler_operator.errors import Retryable
+from fluxsampler_operator.errors import OperatorError
 from fluxsampler_operator.handlers.settings import watching_settings
 
 _log = structlog.get_logger(__name__)
@@ -58,7 +58,8 @@ class Watcher:
     async def _is_served(self) -> bool:
         try:
             return await self.served()
-        except Retryable as error:
+        except OperatorError as error:
+            # Also a refusal: an API server that starts answers 401 and 403 until it has read its roles.
             _log.warning("cannot ask which kinds are served", watch=self.name, error=str(error))
             return False
 

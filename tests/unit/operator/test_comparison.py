@@ -27,6 +27,23 @@ def test_defaults_and_other_peoples_fields_are_no_difference() -> None:
     assert differences(WANTED, live) == ()
 
 
+@pytest.mark.parametrize(
+    ("wanted", "live", "path"),
+    [
+        ({"selector": {"a": "1"}}, {"selector": {"a": "1", "b": "2"}}, "selector.b"),
+        ({"podSelector": {"matchLabels": {"a": "1"}}}, {"podSelector": {"matchLabels": {"a": "1", "b": "2"}}},
+         "podSelector.matchLabels.b"),
+        ({"selector": {"matchLabels": {"a": "1"}}},
+         {"selector": {"matchLabels": {"a": "1"}, "matchExpressions": [{"key": "b", "operator": "Exists"}]}},
+         "selector.matchExpressions"),
+        ({"namespaceSelector": {}}, {"namespaceSelector": {"matchLabels": {"a": "1"}}}, "namespaceSelector.matchLabels"),
+    ],
+)  # fmt: skip
+def test_a_selector_that_somebody_narrowed_is_a_difference(wanted: Any, live: Any, path: str) -> None:
+    assert differences(wanted, live) == (path,)
+    assert differences(wanted, wanted) == ()
+
+
 def test_a_quantity_may_be_written_otherwise() -> None:
     live = copy.deepcopy(WANTED)
     live["spec"]["containers"][0]["resources"]["limits"] = {"cpu": 1, "memory": "2048Mi"}

@@ -8,7 +8,7 @@ from typing import Any
 import kopf
 import pytest
 
-from fluxsampler_operator.errors import ClusterUnavailable
+from fluxsampler_operator.errors import ClusterUnavailable, Forbidden
 from fluxsampler_operator.handlers import watcher as module
 from fluxsampler_operator.handlers.events import BUILT_IN_KINDS, KUBERAY_KINDS
 from fluxsampler_operator.handlers.keys import Samplers
@@ -100,7 +100,12 @@ async def ended(task: asyncio.Task[None]) -> None:
 
 
 async def test_a_watch_waits_for_its_kinds_starts_anew_and_stops(fake: Kopf) -> None:
-    answers: list[bool | Exception] = [ClusterUnavailable("not yet"), False, True]
+    answers: list[bool | Exception] = [
+        ClusterUnavailable("not yet"),
+        Forbidden("roles are being read"),
+        False,
+        True,
+    ]
     appeared: list[int] = []
 
     async def served() -> bool:

@@ -208,13 +208,13 @@ async def test_the_servers_own_wish_comes_first(queue: WorkQueue, work: Work, cl
     assert clock.waiting == [17]
 
 
-async def test_what_is_permanent_waits_for_an_event_or_the_slow_round(
+async def test_what_is_permanent_waits_for_an_event_or_a_minute(
     queue: WorkQueue, work: Work, clock: Clock
 ) -> None:
     work.results = [Refused("no")]
     queue.add(KEY)
     await rest()
-    assert clock.waiting == [300]
+    assert clock.waiting == [60]
     queue.add(KEY)
     await rest()
     assert len(work.runs) == 2
