@@ -159,7 +159,9 @@ class View:
 
     @property
     def _lags(self) -> bool:
-        """KubeRay has not seen the RayService's present spec."""
+        """KubeRay has not seen the RayService's present spec, or not looked at Serve since it handed it on."""
+        if not self.observed.taken_up:
+            return True
         rayservice = self.observed.rayservice or {}
         seen = (rayservice.get("status") or {}).get("observedGeneration")
         return seen is not None and int(seen) < int((rayservice.get("metadata") or {}).get("generation") or 0)

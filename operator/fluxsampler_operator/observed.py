@@ -45,6 +45,7 @@ class Observed:
     ``pods`` are all pods with the sampler's label, ``events`` the Warning events about them and the
     RayService, newest last. ``apply_errors`` are messages of manifests that the API server refused.
     ``picture`` is None until one was asked for since the application's present form is up.
+    ``taken_up`` is False while KubeRay's words about Serve may be those of the RayService's former spec.
     ``nodes`` are only looked at to explain why a pod cannot be scheduled. ``notes`` are sentences that
     qualify the plan, such as that no node could be read.
     """
@@ -54,6 +55,7 @@ class Observed:
     notes: tuple[str, ...] = ()
     kuberay: bool = True
     rayservice: Json | None = None
+    taken_up: bool = True
     pods: Sequence[Json] = ()
     events: Sequence[Json] = ()
     nodes: Sequence[Json] = ()

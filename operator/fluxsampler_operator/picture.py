@@ -102,11 +102,16 @@ def _judge(status: int, body: bytes, engine: str, seconds: float) -> PictureResu
 @dataclass(slots=True)
 class _Canary:
     form: str
+    engines: str = ""
     result: PictureResult | None = None
     former: PictureResult | None = None
     task: asyncio.Task[None] | None = None
     failures: int = 0
     due: float = 0.0
+
+    @property
+    def last(self) -> PictureResult | None:
+        return self.result or self.former
 
 
 class Pictures:
@@ -125,29 +130,47 @@ class Pictures:
         self._canaries: dict[Key, _Canary] = {}
 
     def look(
-        self, key: Key, form: str, request: PictureRequest, *, parallel: bool = True
+        self, key: Key, form: str, request: PictureRequest, *, engines: str = "", parallel: bool = True
     ) -> tuple[PictureResult | None, float | None]:
         """The result for the application's present ``form``, and seconds until another look is worth it.
 
         Starts a drawing when there is none for this form, or when the last one failed a while ago, or was drawn
         by the fallback where the plan has a ``parallel`` engine: nothing else would tell that it is back. Until there
         is a result for this form a picture drawn in the former one stands, so that a change in place of an
-        application that went on running is no gap; :meth:`forget` ends that.
+        application that went on running is no gap; :meth:`forget` ends that, and a plan that has no ``parallel``
+        engine any more, or other ``engines`` (a digest of what would draw it).
         """
         canary = self._canaries.get(key)
         if canary is None or canary.form != form:
-            former = canary and (canary.result or canary.former)
+            former = canary.last if canary is not None else None
+            if canary is not None and canary.engines != engines:
+                former = None
+            if former and (not former.drawn or (former.engine == "parallel" and not parallel)):
+                former = None
             self.forget(key)
-            canary = self._canaries[key] = _Canary(form, former=former if former and former.drawn else None)
+            canary = self._canaries[key] = _Canary(form, engines, former=former)
         if canary.task is not None:
-            return canary.result or canary.former, None
+            return canary.last, None
         result = canary.result
         if result is not None and result.drawn and not (parallel and result.engine == "fallback"):
             return result, None
         if result is not None and self._clock() < canary.due:
             return result, canary.due - self._clock()
         canary.task = asyncio.create_task(self._draw(key, canary, request), name=f"picture {key}")
-        return canary.result or canary.former, None
+        return canary.last, None
+
+    def hold(self, key: Key, engines: str) -> PictureResult | None:
+        """The last picture, while an application changes in place whose ``engines`` are still those that drew it.
+
+        It is asked for anew afterwards. Other engines: forgotten.
+        """
+        canary = self._canaries.get(key)
+        self.forget(key)
+        last = canary.last if canary is not None else None
+        if canary is None or last is None or not last.drawn or canary.engines != engines:
+            return None
+        self._canaries[key] = _Canary("", engines, former=last)
+        return last
 
     def forget(self, key: Key) -> None:
         """Drop a result, and the drawing under way."""

@@ -37,9 +37,11 @@ from fluxsampler_operator.probe import probe_token
 from fluxsampler_operator.queue import Key
 from fluxsampler_operator.reasons import Reason
 from fluxsampler_operator.removal import finish_removal
-from fluxsampler_operator.serve_state import application
+from fluxsampler_operator.serve_state import Application, application
 from fluxsampler_operator.settings import Settings
 from fluxsampler_operator.status import EventNote, next_status, transitions
+from fluxsampler_operator.uptake import Uptake
+from fluxsampler_planner.args import app_args
 
 _log = structlog.get_logger(__name__)
 
@@ -74,6 +76,7 @@ class Reconciler:
         self._nodes: tuple[float, list[Manifest] | None] = (float("-inf"), None)
         self._kuberay: tuple[float, bool] = (float("-inf"), False)
         self._looks: dict[Key, int] = {}
+        self._uptake = Uptake(clock)
 
     async def reconcile(self, key: Key) -> float | None:
         """One round for one FluxSampler: seconds until the next one, None when it is gone."""
@@ -114,6 +117,7 @@ class Reconciler:
 
     async def _gone(self, key: Key) -> float | None:
         self._pictures.forget(key)
+        self._uptake.forget(key)
         self._looks.pop(key, None)
         forget_conditions(key.namespace, key.name)
         child = Owner(key.name, key.namespace).child
@@ -184,14 +188,19 @@ class Reconciler:
         errors: tuple[str, ...],
     ) -> tuple[Observed, float | None]:  # fmt: skip
         url = f"http://{owner.child}.{owner.namespace}.svc:{PORT}"
-        picture, wait = self._picture(key, owner, outcome, rayservice, url)
-        events = () if picture is not None and picture.drawn else await self._events(owner, rayservice, pods)
+        missing = self._uptake.missing(key, rayservice)
+        picture, wait = (
+            self._picture(key, owner, outcome, rayservice, url) if missing == 0 else (None, missing)
+        )
+        well = picture is not None and picture.drawn and application(rayservice).running
+        events = () if well else await self._events(owner, rayservice, pods)
         observed = Observed(
             plan=outcome.plan.status() if outcome.plan is not None else None,
             refusal=outcome.refusal,
             notes=outcome.notes,
             kuberay=kuberay,
             rayservice=rayservice,
+            taken_up=not missing,
             pods=pods,
             events=events,
             nodes=self._nodes[1] or (),
@@ -221,11 +230,13 @@ class Reconciler:
         """The canary's result for the application as it is up now; (None, None) while there is none to ask for."""
         sampler = outcome.sampler
         app = application(rayservice)
+        engines = _engines(outcome, app)
         if sampler is None or rayservice is None or not app.running:
+            if app.changing:
+                return self._pictures.hold(key, engines), None
             self._pictures.forget(key)
             return None, None
-        meta, status = rayservice["metadata"], rayservice["status"]
-        if not sampler.spec.canary.enabled or status.get("observedGeneration", 0) < meta["generation"]:
+        if not sampler.spec.canary.enabled:
             return None, None
         key_, serving = self._settings.probe_key, sampler.spec.serving
         request = PictureRequest(
@@ -236,7 +247,7 @@ class Reconciler:
             token=probe_token(key_, owner) if serving.auth_secret_ref is not None and key_ else None,
         )
         form = digest({"spec": rayservice["spec"], "cluster": app.cluster, "request": repr(request)})
-        return self._pictures.look(key, form, request, parallel=_has_parallel(outcome))
+        return self._pictures.look(key, form, request, engines=engines, parallel=_has_parallel(outcome))
 
     async def _events(
         self, owner: Owner, rayservice: Json | None, pods: Sequence[Manifest]
@@ -300,6 +311,14 @@ def _has_parallel(outcome: Planned) -> bool:
         return False
     scaling = sampler.spec.autoscaling
     return (sampler.spec.replicas if scaling is None else scaling.min_replicas) > 0
+
+
+def _engines(outcome: Planned, app: Application) -> str:
+    """Digest of what makes engines start anew: the arguments that Serve compares, and the cluster they run in."""
+    if outcome.sampler is None or outcome.plan is None:
+        return ""
+    start = app_args(outcome.sampler, outcome.plan, on_cluster=True).start()
+    return digest({"start": start.model_dump(mode="json"), "cluster": app.cluster})
 
 
 def _active_cluster(rayservice: Json | None) -> str | None:

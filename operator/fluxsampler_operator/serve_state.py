@@ -55,6 +55,12 @@ class Application:
         """Serve gave up, or what ran broke."""
         return self.status in ("DEPLOY_FAILED", "UNHEALTHY")
 
+    @property
+    def changing(self) -> bool:
+        """A change is under way, and nothing that was there before it broke."""
+        told = {each.status for each in self.deployments.values()}
+        return self.status == "DEPLOYING" and told <= {"HEALTHY", "UPDATING", "UPSCALING", "DOWNSCALING"}
+
     def healthy(self, deployment: str) -> bool:
         """Whether that deployment exists and all its replicas run."""
         found = self.deployments.get(deployment)

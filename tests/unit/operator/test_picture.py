@@ -158,8 +158,11 @@ class Studio:
         self.changed: list[Key] = []
         self.pictures = Pictures(self.changed.append, ask=self.painter, clock=lambda: self.time)
 
-    async def look(self, form: str = "a", key: Key = KEY) -> PictureResult | None:
-        result, _ = self.pictures.look(key, form, PictureRequest("http://x", "p", 0, 1.0))
+    async def look(
+        self, form: str = "a", key: Key = KEY, *, engines: str = "", parallel: bool = True
+    ) -> PictureResult | None:
+        asked = PictureRequest("http://x", "p", 0, 1.0)
+        result, _ = self.pictures.look(key, form, asked, engines=engines, parallel=parallel)
         for _turn in range(4):
             await asyncio.sleep(0)
         return result
@@ -203,6 +206,31 @@ async def test_a_form_that_fails_has_no_former_picture(studio: Studio) -> None:
     await studio.look("a")
     studio.painter.open.clear()
     assert await studio.look("b") is None
+
+
+async def test_a_gangs_picture_does_not_stand_for_a_plan_without_one(studio: Studio) -> None:
+    await studio.look("a")
+    studio.painter.open.clear()
+    assert await studio.look("a") == GOOD
+    assert await studio.look("b", parallel=False) is None
+
+
+async def test_a_picture_of_other_engines_does_not_stand(studio: Studio) -> None:
+    await studio.look("a", engines="these")
+    studio.painter.open.clear()
+    assert await studio.look("b", engines="others") is None
+
+
+async def test_a_picture_is_held_for_the_same_engines_and_drawn_anew_afterwards(studio: Studio) -> None:
+    assert studio.pictures.hold(KEY, "these") is None
+    await studio.look("a", engines="these")
+    for _ in range(3):
+        assert studio.pictures.hold(KEY, "these") == GOOD
+    studio.painter.open.clear()
+    assert await studio.look("a", engines="these") == GOOD
+    assert studio.painter.asked == 2
+    assert studio.pictures.hold(KEY, "others") is None
+    assert await studio.look("a", engines="these") is None
 
 
 async def test_what_is_forgotten_is_drawn_anew_and_its_drawing_ends(studio: Studio) -> None:

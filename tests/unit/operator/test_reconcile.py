@@ -75,9 +75,9 @@ class World:
             wait = await self.round()
         return wait
 
-    async def ready(self) -> World:
+    async def ready(self, spec: dict[str, Any] = SPEC) -> World:
         """A FluxSampler that is Ready."""
-        self.cluster.sampler(SPEC)
+        self.cluster.sampler(spec)
         await self.round()
         self.cluster.serve()
         await self.rounds(2)
@@ -205,6 +205,12 @@ async def test_without_a_canary_running_is_enough(world: World) -> None:
     assert wait > 200
 
 
+def _generation(world: World, type_: str) -> int:
+    """Of the FluxSampler, that a condition is about."""
+    conditions = world.cluster.live(SAMPLERS)["status"]["conditions"]
+    return int(next(each["observedGeneration"] for each in conditions if each["type"] == type_))
+
+
 async def test_nothing_is_asked_before_kuberay_has_seen_the_change(world: World) -> None:
     await world.ready()
     asked = len(world.painter.requests)
@@ -212,10 +218,52 @@ async def test_nothing_is_asked_before_kuberay_has_seen_the_change(world: World)
     await world.rounds(3)
     assert "apply RayService" in world.cluster.writes
     assert len(world.painter.requests) == asked
-    play(world.cluster.live(RAY_SERVICES))  # observedGeneration moves
+    play(world.cluster.live(RAY_SERVICES))  # observedGeneration moves, what Serve said may be older
+    wait = await world.round()
+    assert len(world.painter.requests) == asked
+    assert _generation(world, "Ready") == 1
+    assert wait is not None
+    world.time += wait + 5
     await world.rounds(2)
     assert len(world.painter.requests) == asked + 1
     assert world.cluster.condition("Ready")[0] == "True"
+    assert _generation(world, "Ready") == 2
+
+
+async def test_once_serve_is_seen_deploying_the_change_its_next_words_count_at_once(world: World) -> None:
+    await world.ready()
+    world.cluster.sampler({**SPEC, "serving": {"maxQueuedRequests": 3}})
+    await world.round()
+    play(world.cluster.live(RAY_SERVICES), "DEPLOYING")
+    await world.round()
+    assert world.cluster.condition("EngineReady") == ("False", "Deploying")
+    play(world.cluster.live(RAY_SERVICES))
+    await world.rounds(2)
+    assert _generation(world, "Ready") == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "engine"),
+    [({"replicas": 2}, "parallel"), ({"parallelism": {"gpusPerReplica": 4}}, "fallback")],
+)
+async def test_the_engine_that_drew_goes_on_drawing_while_only_counts_change(
+    world: World, change: dict[str, Any], engine: str
+) -> None:
+    """Serve says UPDATING of an engine that gets one more replica, and of one that starts anew."""
+    two_of_four = {**SPEC, "hardware": {"device": "cpu", "gpusPerNode": 4, "memory": "9Gi"}, "parallelism": {"gpusPerReplica": 2}}  # fmt: skip
+    await world.ready(two_of_four)
+    world.cluster.sampler({**two_of_four, **change})
+    await world.round()
+    live = world.cluster.live(RAY_SERVICES)
+    play(live, "DEPLOYING")
+    told = live["status"]["activeServiceStatus"]["applicationStatuses"]["fluxsampler"]
+    for name in ("Gateway", "FallbackSampler"):
+        told["serveDeploymentStatuses"][name]["status"] = "HEALTHY"
+    await world.round()
+    status = world.cluster.live(SAMPLERS)["status"]
+    assert status["engine"] == engine
+    assert world.cluster.condition("Ready")[0] == "False"
+    assert world.cluster.condition("Degraded")[0] == str(engine == "fallback")
 
 
 async def test_a_change_in_place_does_not_flap_while_the_new_picture_is_drawn(world: World) -> None:
@@ -224,8 +272,10 @@ async def test_a_change_in_place_does_not_flap_while_the_new_picture_is_drawn(wo
     await world.round()
     play(world.cluster.live(RAY_SERVICES))
     world.painter.open.clear()
-    await world.rounds(3)
-    assert world.cluster.condition("Ready")[0] == "True"
+    for _ in range(3):
+        await world.round()
+        assert world.cluster.condition("Ready")[0] == "True"
+        world.time += 3
 
 
 async def test_an_application_that_stopped_running_needs_a_new_picture(world: World) -> None:
