@@ -139,28 +139,33 @@ def test_the_service_type_changes_without_new_pods(locked: Locked) -> None:
 
 def test_deletion_leaves_the_users_own_and_the_neighbour(shared: Sampler, locked: Locked) -> None:
     sampler, neighbours = locked.sampler, shared.pod_uids
-    label = f"{SAMPLER_LABEL}={sampler.child}"
     kubectl = sampler.cluster.kubectl
-    # Events stay for an hour, and have no such label.
+    # Events tell of what was for an hour.
     kinds = kubectl("api-resources", "--namespaced", "--verbs=list", "-o", "name").split()
-    asked = (
-        "get",
-        ",".join(kind for kind in kinds if kind != "events"),
-        "-n",
-        sampler.namespace,
-        "-o",
-        "name",
-    )
-    assert len(kubectl(*asked, "-l", label).split()) >= 8
+    asked = ",".join(kind for kind in kinds if not kind.startswith("events"))
+
+    def its_own() -> list[str]:
+        """Everything that is called after it, KubeRay's objects and Kubernetes' among it, and everything of its label."""
+        words = ("get", asked, "-n", sampler.namespace, "-o", "name")
+        named = [name for name in kubectl(*words).split() if sampler.child in name]
+        return named + kubectl(*words, "-l", f"{SAMPLER_LABEL}={sampler.child}").split()
+
+    before = {name.partition("/")[0].partition(".")[0] for name in its_own()}
+    assert before >= {
+        "rayservice",
+        "raycluster",
+        "pod",
+        "service",
+        "serviceaccount",
+        "secret",
+        "networkpolicy",
+    }
     started = time.monotonic()
     kubectl("delete", "fxs", NAME, "-n", sampler.namespace, "--wait=true", "--timeout=60s")
     gone = time.monotonic() - started
-    sampler.wait(lambda: not kubectl(*asked, "-l", label).split(), "everything gone", 180)
+    sampler.wait(lambda: not its_own(), "everything gone", 180)
     print(f"\ndeleted in {gone:.1f} s, everything gone after {time.monotonic() - started:.1f} s")
-    left = kubectl(*asked).split()
-    assert "secret/door" in left
-    # What every namespace has, and Kubernetes' Leases and the like; nothing of Ray's or ours.
-    assert not [name for name in left if sampler.child in name or name.startswith("pod/")]
+    assert kubectl("get", "secret", "door", "-n", sampler.namespace, "-o", "name").strip() == "secret/door"
     assert shared.pod_uids == neighbours
     assert shared.condition("Ready")["status"] == "True"
 
