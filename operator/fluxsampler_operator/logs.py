@@ -15,11 +15,26 @@ _QUIET = {
     "aiohttp.access": logging.WARNING,
 }
 
+KOPF_ANSWERS = "kopf._cogs.clients.errors"
+"""Where kopf defines its errors for the API server's answers; by name, since kopf is for handlers alone."""
+
 
 class _Expected(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         # Watches run in threads on purpose, and the operator itself handles signals.
         return "OS signals are ignored" not in record.getMessage()
+
+
+def _answers_in_one_line(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """What the API server answers to kopf (a kind is gone, a right was taken) is no fault of code: no trace of that."""
+    given = event.get("exc_info")
+    error = sys.exc_info()[1] if given is True else given[1] if isinstance(given, tuple) else given
+    if type(error).__module__ == KOPF_ANSWERS:
+        del event["exc_info"]
+        event["error"] = str(error)
+    return event
 
 
 def set_up(level: str = "INFO") -> None:
@@ -29,6 +44,7 @@ def set_up(level: str = "INFO") -> None:
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _answers_in_one_line,
         structlog.processors.format_exc_info,
     ]
     structlog.configure(
