@@ -25,7 +25,7 @@ def kuberay_missing(observed: Observed) -> Cause | None:
         return None
     return cluster(
         Reason.KUBERAY_MISSING,
-        "the cluster does not know the kind RayService (ray.io/v1): install KubeRay 1.4 or newer "
+        "the cluster does not know the kind RayService (ray.io/v1): install KubeRay 1.5 or newer "
         "(helm install kuberay-operator --repo https://ray-project.github.io/kuberay-helm kuberay-operator); "
         "this goes on by itself as soon as it is there",
     )

@@ -37,6 +37,7 @@ from fluxsampler_operator.probe import probe_token
 from fluxsampler_operator.queue import Key
 from fluxsampler_operator.reasons import Reason
 from fluxsampler_operator.removal import finish_removal
+from fluxsampler_operator.retry import given_up
 from fluxsampler_operator.serve_state import Application, application
 from fluxsampler_operator.settings import Settings
 from fluxsampler_operator.status import EventNote, next_status, transitions
@@ -47,7 +48,7 @@ _log = structlog.get_logger(__name__)
 
 PORT = 8000
 FRESH_NODES_SECONDS = 10.0
-FORBIDDEN_NODES_SECONDS = 300.0
+FORBIDDEN_NODES_SECONDS = 30.0
 FRESH_KINDS_SECONDS = 3.0
 # While something is not as it should be it is looked at again, less and less often: events of pods and RayService
 # come at once anyway, only what nobody watches (Events, nodes) waits for this.
@@ -103,6 +104,7 @@ class Reconciler:
             await self._roll_out(live, owner, rayservice, pods)
         observed, wait = await self._observe(key, owner, outcome, kuberay, rayservice, pods, errors)
         changed = await self._write(live, observed)
+        await self._try_again(live, owner, observed)
         asks = outcome.sampler is not None and outcome.sampler.spec.canary.enabled
         settled = _settled(observed, asks=asks)
         return self._next(key, settled=settled, changed=changed, wait=REMOVED_LOOK if pending else wait)
@@ -133,15 +135,16 @@ class Reconciler:
         return planned(sampler, await self._read_nodes())
 
     async def _read_nodes(self) -> list[Manifest] | None:
-        """All nodes, at most a few seconds old; None where RBAC does not let the operator read them."""
+        """All nodes, at most a few seconds old; None where RBAC never let the operator read them."""
         until, nodes = self._nodes
         if self._settings.read_nodes and self._clock() >= until:
             fresh = FRESH_NODES_SECONDS
             try:
                 nodes = await self._cluster.find(NODES, None, keep=trimmed)
             except Forbidden as error:
-                _log.warning("plans without nodes", error=str(error))
-                nodes, fresh = None, FORBIDDEN_NODES_SECONDS
+                # What was read once stands: an API server that starts refuses until it has read its roles.
+                _log.warning("cannot read nodes", error=str(error), known=nodes is not None)
+                fresh = FORBIDDEN_NODES_SECONDS
             self._nodes = (self._clock() + fresh, nodes)
         return nodes
 
@@ -217,12 +220,27 @@ class Reconciler:
         """Delete RayClusters of a former form: KubeRay makes them anew from the RayService (docs/dev, roll-out)."""
         clusters = await self._cluster.find(RAY_CLUSTERS, owner.namespace, labels=selector(owner))
         names = outdated(rayservice, clusters, pods)
+        why = "the pods' form has changed, or their cluster's has"
+        await self._replace(live, clusters, names, "RollingOut", why)
+
+    async def _try_again(self, live: Manifest, owner: Owner, observed: Observed) -> None:
+        """Delete the RayCluster whose application Serve has given up: KubeRay makes it anew."""
+        name = given_up(live, observed, self._now())
+        if name is not None:
+            clusters = await self._cluster.find(RAY_CLUSTERS, owner.namespace, labels=selector(owner))
+            why = "Serve has given up and nothing answers, so it is tried again"
+            await self._replace(live, clusters, (name,), "TryingAgain", why)
+
+    async def _replace(
+        self, live: Manifest, clusters: Sequence[Manifest], names: Sequence[str], reason: str, why: str
+    ) -> None:
         for cluster in clusters:
-            name = cluster["metadata"]["name"]
-            if name in names:
+            meta = cluster["metadata"]
+            if meta["name"] in names and not meta.get("deletionTimestamp"):
                 await self._cluster.delete(RAY_CLUSTERS, cluster)
-                message = f"the pods' form has changed, or their cluster's has: replacing RayCluster {name}"
-                await self._tell(live, EventNote("Normal", "RollingOut", message))
+                await self._tell(
+                    live, EventNote("Normal", reason, f"{why}: replacing RayCluster {meta['name']}")
+                )
 
     def _picture(
         self, key: Key, owner: Owner, outcome: Planned, rayservice: Json | None, url: str

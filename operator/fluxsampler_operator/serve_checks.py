@@ -154,7 +154,7 @@ def _with_restart(observed: Observed, message: str) -> str:
         if observed.selector
         else "deleting its RayCluster"
     )
-    return f"{message} (Serve has given up: a change of spec starts it again, and so does {again})"
+    return f"{message} (Serve has given up; it is tried again after a while, at once by a change of spec or {again})"
 
 
 def _texts(observed: Observed) -> list[tuple[str, str]]:

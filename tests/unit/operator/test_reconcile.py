@@ -16,8 +16,10 @@ from fluxsampler_operator.probe import probe_token
 from fluxsampler_operator.queue import Key
 from fluxsampler_operator.reconcile import Reconciler
 from fluxsampler_operator.removal import KUBERAY_FINALIZER
+from fluxsampler_operator.retry import PATIENCE
 from fluxsampler_operator.settings import Settings
 from tests.support.fake_cluster import FakeCluster, play
+from tests.unit.operator.test_hardware import node as gpu_node
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 KEY = Key("default", "tiny")
@@ -425,6 +427,19 @@ async def test_nodes_that_may_not_be_read_are_not_needed_for_explicit_fields(wor
     assert world.cluster.condition("Accepted", "auto") == ("False", "NodesUnreadable")
 
 
+async def test_nodes_that_were_read_once_stand_while_the_api_server_refuses(world: World) -> None:
+    world.cluster.nodes = [gpu_node()]
+    world.cluster.sampler({"model": {"source": "hf://black-forest-labs/FLUX.1-dev"}})
+    await world.round()
+    assert world.cluster.condition("Accepted") == ("True", "Planned")
+    world.cluster.writes.clear()
+    world.cluster.fails["find nodes"] = Forbidden("roles are being read")
+    world.time += 60
+    await world.rounds(2)
+    assert world.cluster.condition("Accepted") == ("True", "Planned")
+    assert world.cluster.writes == []
+
+
 async def test_a_namespaced_installation_does_not_ask_for_nodes(world: World) -> None:
     world = World(Settings(read_nodes=False))
     world.cluster.sampler(SPEC)
@@ -560,3 +575,18 @@ async def test_events_are_read_only_while_something_is_wrong(world: World) -> No
     world.cluster.fails["find events"] = AssertionError("read")
     await world.rounds(2)
     assert world.cluster.live(PODS, "tiny-abcde-head")["status"]["phase"] == "Running"
+
+
+async def test_what_serve_gave_up_is_tried_again_once_a_while(world: World) -> None:
+    await world.ready()
+    put_ray_cluster(world, world.cluster.live(RAY_SERVICES)["metadata"]["annotations"][FORM_ANNOTATION])
+    live = world.cluster.live(RAY_SERVICES)
+    play(live, "DEPLOY_FAILED")
+    live["status"]["lastUpdateTime"] = NOON.strftime("%Y-%m-%dT%H:%M:%SZ")
+    await world.round()
+    assert ("RayCluster", "default", "tiny-abcde") in world.cluster.objects
+    assert world.cluster.condition("EngineReady")[0] == "False"
+    world.now += PATIENCE
+    await world.rounds(2)
+    assert world.cluster.writes.count("delete RayCluster tiny-abcde") == 1
+    assert [reason for _, reason, _ in world.cluster.told].count("TryingAgain") == 1
