@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 _PIPE_WIDTH = 120
 
 
-def console(*, error: bool = False) -> Console:
-    """Console on the present standard output or error (tests replace them)."""
+def console(*, error: bool = False, markup: bool = False) -> Console:
+    """Console on the present standard output or error (tests replace them).
+
+    What is shown are other people's words, in which `[/dev/shm]` is no style; ``markup`` is for our own.
+    """
     stream = sys.stderr if error else sys.stdout
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else _PIPE_WIDTH)
+    return Console(
+        file=stream, highlight=False, markup=markup, width=None if stream.isatty() else _PIPE_WIDTH
+    )
 
 
 def say(text: str, *, style: str | None = None) -> None:

@@ -26,7 +26,7 @@ class StartProgress:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._console = output.console(error=True)
+        self._console = output.console(error=True, markup=True)
         self._shown = ""
         self._began = self._step_began = time.monotonic()
         self._status: Status | None = None

@@ -142,6 +142,18 @@ def test_status_shows_conditions_pods_and_events_of_a_sampler(run: Run, cluster:
     assert all("--namespace=art" in words and "--context=prod" in words for words in cluster.asked)
 
 
+def test_status_shows_other_peoples_brackets_as_they_are(run: Run, cluster: Cluster) -> None:
+    said = "rank [0/2] found [/dev/shm] full"
+    found = sampler(
+        **READY["status"] | {"conditions": [READY["status"]["conditions"][0] | {"message": said}]}
+    )
+    with_pods(cluster)
+    cluster.knows(found)
+    shown = run("status", "tiny")
+    assert shown.exit_code == 0, shown.stderr
+    assert "[/dev/shm]" in shown.stdout
+
+
 def test_status_as_json_is_data(run: Run, cluster: Cluster) -> None:
     with_pods(cluster)
     answer = json.loads(run("status", "tiny", "-n", "art", "-o", "json").stdout)
