@@ -204,7 +204,8 @@ def test_a_wrong_patch_is_named_with_its_path(patch: dict[str, Any], path: str, 
     assert words in caught.value.detail
 
 
-# Patches of any shape that no rule refuses.
+# Patches of any shape that no rule refuses; each item is named once, since one that is deleted and named again
+# goes to the end of the list, each time.
 SCALARS = st.one_of(st.none(), st.text(max_size=4), st.integers(), st.booleans())
 CONTAINERS = st.lists(
     st.fixed_dictionaries(
@@ -218,11 +219,13 @@ CONTAINERS = st.lists(
                     optional={"value": st.text(max_size=2), "$patch": st.just("delete")},
                 ),
                 max_size=3,
+                unique_by=lambda item: item["name"],
             ),
             "$patch": st.sampled_from(["delete", "replace", "merge"]),
         },
     ),
-    max_size=4,
+    max_size=3,
+    unique_by=lambda item: item["name"],
 )
 PATCHES = st.fixed_dictionaries(
     {},
