@@ -219,13 +219,13 @@ CONTAINERS = st.lists(
                     optional={"value": st.text(max_size=2), "$patch": st.just("delete")},
                 ),
                 max_size=3,
-                unique_by=lambda item: item["name"],
+                unique_by=lambda item: str(item["name"]),
             ),
             "$patch": st.sampled_from(["delete", "replace", "merge"]),
         },
     ),
     max_size=3,
-    unique_by=lambda item: item["name"],
+    unique_by=lambda item: str(item["name"]),
 )
 PATCHES = st.fixed_dictionaries(
     {},
