@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,7 +51,9 @@ def images(cluster: LiveCluster) -> dict[str, str]:
 def installed(cluster: LiveCluster, images: dict[str, str]) -> Installation:
     """The chart, installed; whoever changes the release puts it back by ``installed.install()``."""
     release = Installation(cluster, images)
+    started = time.monotonic()
     release.install()
+    print(f"\nhelm to operator Ready: {time.monotonic() - started:.1f} s")
     return release
 
 

@@ -14,7 +14,8 @@ CHILDREN = {
     "networkpolicy": ("", {"spec": {"ingress": []}}),
     "poddisruptionbudget": ("-worker", {"metadata": {"labels": {"app.kubernetes.io/name": "other"}}}),
     "serviceaccount": ("", {"automountServiceAccountToken": True}),
-    "rayservice": ("", {"spec": {"serveConfigV2": "applications: []"}}),
+    # Nothing that KubeRay would act on: it may be quicker than the operator.
+    "rayservice": ("", {"spec": {"upgradeStrategy": {"type": "NewCluster"}}}),
 }
 
 
@@ -23,7 +24,10 @@ def test_an_edit_by_hand_is_undone(shared: Sampler, kind: str) -> None:
     suffix, edit = CHILDREN[kind]
     name = f"{kind}/{shared.name}{suffix}"
     before = _meaning(shared, name)
-    shared.cluster.kubectl("patch", name, "-n", shared.namespace, "--type=merge", "-p", json.dumps(edit))
+    said = shared.cluster.kubectl(
+        "patch", name, "-n", shared.namespace, "--type=merge", "-p", json.dumps(edit)
+    )
+    assert "no change" not in said
     took = shared.wait(lambda: _meaning(shared, name) == before, f"{name} as before", 60)
     print(f"\nedited {kind}: repaired in {took:.2f} s")
     shared.wait_ready()
@@ -37,6 +41,26 @@ def test_what_was_deleted_is_made_again(shared: Sampler, kind: str) -> None:
     took = shared.wait(lambda: _exists(shared, kind, f"{shared.name}{suffix}"), f"{name} again", 60)
     print(f"\ndeleted {kind}: made again in {took:.2f} s")
     shared.wait_ready()
+
+
+def test_a_deleted_rayservice_is_made_again_and_serves(shared: Sampler) -> None:
+    """KubeRay takes the pods with it, so this costs a whole start."""
+    (before,) = shared.get("rayservices")["items"]
+    pods = shared.pod_uids
+    shared.cluster.kubectl("delete", "rayservice", shared.name, "-n", shared.namespace, "--wait=false")
+    took = shared.wait(
+        lambda: _uids(shared, "rayservices") - {before["metadata"]["uid"]}, "another RayService", 60
+    )
+    back = shared.wait(
+        lambda: not shared.pod_uids & pods and shared.condition("Ready").get("status") == "True",
+        "Ready again",
+    )
+    print(f"\ndeleted rayservice: made again in {took:.2f} s, Ready after {took + back:.1f} s")
+    assert shared.draw("a red circle").engine == "parallel"
+
+
+def _uids(sampler: Sampler, kind: str) -> set[str]:
+    return {item["metadata"]["uid"] for item in sampler.get(kind)["items"]}
 
 
 def _meaning(sampler: Sampler, name: str) -> object:

@@ -21,7 +21,8 @@ def as_before(shared: Sampler) -> Iterator[None]:
 
 
 def test_limits_and_fallbacks_change_in_place(shared: Sampler) -> None:
-    pods = shared.pod_uids
+    pods, gang = shared.pod_uids, shared.gang
+    assert len(gang) >= 2
     shared.patch(
         {"serving": {"requestTimeoutSeconds": 77, "maxQueuedRequests": 5}, "fallback": {"minReplicas": 2}}
     )
@@ -29,10 +30,11 @@ def test_limits_and_fallbacks_change_in_place(shared: Sampler) -> None:
     shared.wait(lambda: shared.status["fallbackReplicas"] == 2, "two fallbacks")
     assert shared.draw("a red circle").engine == "parallel"
     assert shared.pod_uids == pods
+    assert shared.gang == gang
 
 
 def test_scale_to_two_to_one_to_none(shared: Sampler) -> None:
-    pods = shared.pod_uids
+    pods, gang = shared.pod_uids, shared.gang
     for replicas in (2, 1, 0):
         shared.cluster.kubectl(
             "scale", f"{KIND}/{shared.name}", "-n", shared.namespace, f"--replicas={replicas}"
@@ -46,6 +48,8 @@ def test_scale_to_two_to_one_to_none(shared: Sampler) -> None:
         assert drawn.engine == ("parallel" if replicas else "fallback")
         assert matches(drawn.image, "a red circle")
         assert shared.status["engine"] == drawn.engine
+        if replicas == 2:
+            assert shared.gang > gang  # the first one goes on beside the second
     assert shared.pod_uids == pods
 
 

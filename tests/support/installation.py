@@ -195,6 +195,22 @@ class Sampler:
         return {pod["metadata"]["uid"] for pod in self.pods}
 
     @property
+    def gang(self) -> set[str]:
+        """Processes of the gangs' ranks and their forkservers, as worker pods number them."""
+        # The brackets keep the search from finding itself.
+        search = "grep -lz 'fluxsampler_serve[.]gang[.]server' /proc/[0-9]*/cmdline 2>/dev/null"
+        workers = [
+            pod["metadata"]["name"]
+            for pod in self.pods
+            if pod["metadata"]["labels"]["ray.io/node-type"] == "worker"
+        ]
+        return {
+            f"{name}:{line}"
+            for name in workers
+            for line in self.cluster.kubectl("exec", "-n", self.namespace, name, "--", "bash", "-c", f"{search} || true").split()
+        }  # fmt: skip
+
+    @property
     def url(self) -> str:
         """Where this machine reaches its Service: by the cluster IP, since cluster names resolve in pods only."""
         host, _, port = self.status["url"].removeprefix("http://").partition(":")
