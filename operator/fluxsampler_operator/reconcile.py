@@ -37,7 +37,7 @@ from fluxsampler_operator.probe import probe_token
 from fluxsampler_operator.queue import Key
 from fluxsampler_operator.reasons import Reason
 from fluxsampler_operator.removal import finish_removal
-from fluxsampler_operator.retry import given_up
+from fluxsampler_operator.retry import given_up, last_word
 from fluxsampler_operator.serve_state import Application, application
 from fluxsampler_operator.settings import Settings
 from fluxsampler_operator.status import EventNote, next_status, transitions
@@ -225,11 +225,12 @@ class Reconciler:
 
     async def _try_again(self, live: Manifest, owner: Owner, observed: Observed) -> None:
         """Delete the RayCluster whose application Serve has given up: KubeRay makes it anew."""
-        name = given_up(live, observed, self._now())
-        if name is not None:
-            clusters = await self._cluster.find(RAY_CLUSTERS, owner.namespace, labels=selector(owner))
-            why = "Serve has given up and nothing answers, so it is tried again"
-            await self._replace(live, clusters, (name,), "TryingAgain", why)
+        if last_word(observed) is None:
+            return
+        clusters = await self._cluster.find(RAY_CLUSTERS, owner.namespace, labels=selector(owner))
+        names = given_up(live, observed, clusters, self._now())
+        why = "Serve has given up and nothing answers, so it is tried again"
+        await self._replace(live, clusters, names, "TryingAgain", why)
 
     async def _replace(
         self, live: Manifest, clusters: Sequence[Manifest], names: Sequence[str], reason: str, why: str

@@ -7,6 +7,7 @@ that is back would change nothing. New pods read Secrets and volumes anew, so th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from fluxsampler_operator.findings import View
@@ -17,20 +18,34 @@ PATIENCE = timedelta(minutes=5)
 """How long Serve's last word stands first: time to read it, and no load for a hub that refuses."""
 
 
-def given_up(sampler: Json, observed: Observed, now: datetime) -> str | None:
-    """Name of the RayCluster to make anew, None while there is nothing to try again.
+def given_up(sampler: Json, observed: Observed, clusters: Iterable[Json], now: datetime) -> tuple[str, ...]:
+    """Names of the RayClusters (one, or none) to make anew; ``clusters`` are those with the sampler's label.
 
-    The time is KubeRay's own: ``lastUpdateTime`` moves whenever the status of the RayService does. As long as
-    any engine answers, nothing is taken away.
+    The time is KubeRay's own: ``lastUpdateTime`` moves whenever the status of the RayService does. KubeRay may give
+    a new cluster the name of the old one, and says nothing of it before it can ask it: so a cluster that is younger
+    than Serve's last word is not the one that it was about. As long as any engine answers, nothing is taken away.
     """
-    said = application(observed.rayservice)
-    if said.status != "DEPLOY_FAILED" or observed.plan is None or observed.apply_errors:
+    said, since = application(observed.rayservice), last_word(observed)
+    if since is None or now - since < PATIENCE:
+        return ()
+    # Without a previous status this is what Serve's words alone say.
+    if View(sampler, observed, None).engine() != "none":
+        return ()
+    return tuple(
+        meta["name"]
+        for meta in (cluster["metadata"] for cluster in clusters)
+        if meta["name"] == said.cluster and datetime.fromisoformat(meta["creationTimestamp"]) < since
+    )
+
+
+def last_word(observed: Observed) -> datetime | None:
+    """When Serve gave the present form up; None when it did not, or KubeRay does not say."""
+    if observed.plan is None or observed.apply_errors or observed.rayservice is None:
         return None
-    meta, status = (observed.rayservice or {}).get("metadata", {}), (observed.rayservice or {})["status"]
+    if application(observed.rayservice).status != "DEPLOY_FAILED":
+        return None
+    meta, status = observed.rayservice["metadata"], observed.rayservice["status"]
     since = status.get("lastUpdateTime")
     if status.get("observedGeneration") != meta.get("generation") or since is None:
         return None
-    if now - datetime.fromisoformat(since) < PATIENCE:
-        return None
-    # Without a previous status this is what Serve's words alone say.
-    return said.cluster or None if View(sampler, observed, None).engine() == "none" else None
+    return datetime.fromisoformat(since)

@@ -580,6 +580,8 @@ async def test_events_are_read_only_while_something_is_wrong(world: World) -> No
 async def test_what_serve_gave_up_is_tried_again_once_a_while(world: World) -> None:
     await world.ready()
     put_ray_cluster(world, world.cluster.live(RAY_SERVICES)["metadata"]["annotations"][FORM_ANNOTATION])
+    cluster = world.cluster.live(RAY_CLUSTERS, "tiny-abcde")
+    cluster["metadata"]["creationTimestamp"] = "2026-11-22T11:58:00Z"
     live = world.cluster.live(RAY_SERVICES)
     play(live, "DEPLOY_FAILED")
     live["status"]["lastUpdateTime"] = NOON.strftime("%Y-%m-%dT%H:%M:%SZ")

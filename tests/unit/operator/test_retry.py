@@ -24,14 +24,28 @@ def failed(said: str = "DEPLOY_FAILED", side: str = "activeServiceStatus", **wor
     return made
 
 
-def retried(service: dict[str, Any], now: datetime = LATER, **changes: Any) -> str | None:
+def retried(
+    service: dict[str, Any],
+    now: datetime = LATER,
+    made: datetime = FAILED_AT - timedelta(minutes=2),
+    **changes: Any,
+) -> str | None:
     observed: Observed = seen(rayservice=service, picture=None, **changes)
-    return given_up(sampler(), observed, now)
+    names = given_up(sampler(), observed, [cluster("tiny-x", made), cluster("tiny-y", made)], now)
+    return names[0] if names else None
+
+
+def cluster(name: str, made: datetime) -> dict[str, Any]:
+    return {"metadata": {"name": name, "creationTimestamp": made.strftime("%Y-%m-%dT%H:%M:%SZ")}}
 
 
 def test_what_serve_gave_up_is_made_anew_after_a_while() -> None:
     assert retried(failed()) == "tiny-x"
     assert retried(failed(), LATER - timedelta(seconds=1)) is None
+
+
+def test_a_new_cluster_of_the_same_name_is_not_the_one_that_failed() -> None:
+    assert retried(failed(), LATER + timedelta(minutes=1), made=LATER) is None
 
 
 def test_a_start_that_serve_still_tries_or_that_worked_is_left_alone() -> None:
