@@ -13,7 +13,7 @@ import pytest
 from fluxsampler_operator.manifest import Owner
 from fluxsampler_operator.probe import probe_token
 from tests.support.cluster import LiveCluster, fresh_namespace
-from tests.support.installation import KIND, READY_SECONDS, RESTRICTED, Installation, Sampler, tiny
+from tests.support.installation import KIND, RESTRICTED, Installation, Sampler, tiny
 from tests.support.operator_pod import OperatorPod
 
 NAMED_SECONDS = 60.0
@@ -26,9 +26,11 @@ def without_kuberay(shared: Sampler, cluster: LiveCluster) -> Iterator[None]:
     """Neither KubeRay nor its kinds; both are there again afterwards, and the shared FluxSampler is Ready."""
     ours = cluster.ours()
     shared.wait_ready()
-    ours.remove_kuberay()
-    yield
-    ours.install_kuberay()
+    try:
+        ours.remove_kuberay()
+        yield
+    finally:
+        ours.install_kuberay()
     shared.wait_ready()
 
 
@@ -36,7 +38,7 @@ def without_kuberay(shared: Sampler, cluster: LiveCluster) -> Iterator[None]:
 def test_kuberay_after_the_flux_sampler(
     shared: Sampler, installed: Installation, cluster: LiveCluster, namespace: str
 ) -> None:
-    kubectl, operator = cluster.kubectl, OperatorPod(installed)
+    kubectl = cluster.kubectl
     token = secrets.token_hex(16)
     kubectl(
         "create",
@@ -57,6 +59,7 @@ def test_kuberay_after_the_flux_sampler(
         assert sampler.condition("Ready")["status"] == "False"
 
     # Deletion does not wait for KubeRay.
+    assert _children(brief)
     kubectl("delete", KIND, "brief", "-n", namespace, "--timeout=60s")
     took = brief.wait(lambda: not _children(brief), "all of it gone", 60)
     print(f"deleted without KubeRay's kinds: all gone {took:.1f} s later")
@@ -72,28 +75,30 @@ def test_kuberay_after_the_flux_sampler(
     assert late.live["metadata"]["generation"] == generation
     assert _written_by_people(late) == version
 
-    # The operator drew through the door that the token guards, and told nobody how.
+    _draws_with_its_token_alone(late, installed, token)
+
+    # A namespace with a Ready FluxSampler ends as any other.
+    took = shared.wait_ready()
+    print(f"the one that had been Ready before: {took:.1f} s later")
+    kubectl("delete", "namespace", namespace, "--timeout=120s", timeout=130)
+
+
+def _draws_with_its_token_alone(late: Sampler, installed: Installation, token: str) -> None:
+    """Neither the user's token nor the one by which the operator draws is in the operator's log."""
     refused = httpx.post(
         f"{late.url}/v1/images/generations", json={"prompt": "a red circle"}, timeout=60, trust_env=False
     )
     assert refused.status_code == 401, refused.text
     assert late.draw("a red circle", token).engine == "parallel"
     key = json.loads(
-        kubectl("get", "secret", f"{installed.release}-probe", "-n", installed.namespace, "-o", "json")
+        late.cluster.kubectl(
+            "get", "secret", f"{installed.release}-probe", "-n", installed.namespace, "-o", "json"
+        )
     )
     probe = b64decode(key["data"]["probe-key"])
-    own = probe_token(probe, Owner("late", namespace, late.live["metadata"]["uid"]))
+    own = probe_token(probe, Owner("late", late.namespace, late.live["metadata"]["uid"]))
     assert late.draw("a red circle", own).engine == "parallel"
-    operator.assert_clean_log(token, own, probe.decode())
-
-    # And a namespace with a Ready FluxSampler ends as any other.
-    wait_start = late.wait(
-        lambda: shared.condition("Ready").get("status") == "True",
-        "the other one is Ready, too",
-        READY_SECONDS,
-    )
-    print(f"the one that had been Ready before: {wait_start:.1f} s later")
-    kubectl("delete", "namespace", namespace, "--timeout=120s", timeout=130)
+    OperatorPod(installed).assert_clean_log(token, own, probe.decode())
 
 
 def _children(sampler: Sampler) -> list[str]:

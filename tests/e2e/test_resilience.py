@@ -57,7 +57,7 @@ def test_killed_ten_times_while_it_rolls_out_it_always_converges(
             moment = time.monotonic() - started
             killed = how()
             kills += 1
-            print(f"kill {kills} ({how.__name__}) at {moment:.1f} s of {spec}")
+            print(f"kill {kills} ({how.__name__}) at {moment:.1f} s of a change of {', '.join(spec)}")
             operator.wait_running(other_than=killed)
         took = shared.wait(
             lambda: shared.condition("Ready").get("status") == "True" and done(), f"Ready with {spec}"
