@@ -122,6 +122,10 @@ class View:
             )
         if not self.application.running or not engine.holds:
             return self._starting("Serving", Reason.DEPLOYING, "waits for the engines")
+        if self._headless:
+            return self._starting(
+                "Serving", Reason.DEPLOYING, "waits for the head pod, which takes the requests"
+            )
         cause = self.causes.get("Serving")
         if cause is not None:
             return self._caused(cause)
@@ -173,9 +177,13 @@ class View:
     @property
     def _cluster_before_serves(self) -> bool:
         before = self.application.before
-        return bool(before) and any(
-            pod.role == "head" and pod.ready for pod in pod_state.of_cluster(self.observed.pods, before)
-        )
+        return bool(before) and pod_state.head_ready(self.observed.pods, before)
+
+    @property
+    def _headless(self) -> bool:
+        """Nothing comes through, whatever KubeRay said of Serve last: it does not say more before it reaches a head."""
+        cluster = self.application.cluster
+        return bool(cluster) and not pod_state.head_ready(self.observed.pods, cluster)
 
     def _degraded(self, ready: Finding, serving: Finding) -> Finding:
         engine = self.engine()
@@ -210,6 +218,8 @@ class View:
         """Which engine answers now."""
         picture, application = self.observed.picture, self.application
         before = self._engine_before
+        if self._headless and not self._cluster_before_serves:
+            return "none"
         if picture is not None:
             return picture.engine if picture.drawn else "none"
         if self._cluster_before_serves:

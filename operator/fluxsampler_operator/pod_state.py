@@ -112,6 +112,11 @@ def of_cluster(pods: Sequence[Json], cluster: str) -> tuple[Pod, ...]:
     )
 
 
+def head_ready(pods: Sequence[Json], cluster: str) -> bool:
+    """Whether that RayCluster has a head pod that requests can come through: a Service leaves out what is unready."""
+    return any(pod.role == "head" and pod.ready for pod in of_cluster(pods, cluster))
+
+
 def _metadata(manifest: Json) -> Json:
     return manifest.get("metadata") or {}
 

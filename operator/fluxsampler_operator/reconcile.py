@@ -33,6 +33,7 @@ from fluxsampler_operator.metrics import forget_conditions, show_conditions
 from fluxsampler_operator.observed import Json, Observed, PictureResult, Refusal
 from fluxsampler_operator.picture import PictureRequest, Pictures
 from fluxsampler_operator.planning import Planned, planned, read
+from fluxsampler_operator.pod_state import head_ready
 from fluxsampler_operator.probe import probe_token
 from fluxsampler_operator.queue import Key
 from fluxsampler_operator.reasons import Reason
@@ -193,7 +194,7 @@ class Reconciler:
         url = f"http://{owner.child}.{owner.namespace}.svc:{PORT}"
         missing = self._uptake.missing(key, rayservice)
         picture, wait = (
-            self._picture(key, owner, outcome, rayservice, url) if missing == 0 else (None, missing)
+            self._picture(key, owner, outcome, rayservice, pods, url) if missing == 0 else (None, missing)
         )
         well = picture is not None and picture.drawn and application(rayservice).running
         events = () if well else await self._events(owner, rayservice, pods)
@@ -244,8 +245,8 @@ class Reconciler:
                 )
 
     def _picture(
-        self, key: Key, owner: Owner, outcome: Planned, rayservice: Json | None, url: str
-    ) -> tuple[PictureResult | None, float | None]:
+        self, key: Key, owner: Owner, outcome: Planned, rayservice: Json | None, pods: Sequence[Manifest], url: str
+    ) -> tuple[PictureResult | None, float | None]:  # fmt: skip
         """The canary's result for the application as it is up now; (None, None) while there is none to ask for."""
         sampler = outcome.sampler
         app = application(rayservice)
@@ -253,6 +254,10 @@ class Reconciler:
         if sampler is None or rayservice is None or not app.running:
             if app.changing:
                 return self._pictures.hold(key, engines), None
+            self._pictures.forget(key)
+            return None, None
+        if not head_ready(pods, app.cluster):
+            # KubeRay's RUNNING is of the time before. A head that starts anew has nothing of what drew the picture.
             self._pictures.forget(key)
             return None, None
         if not sampler.spec.canary.enabled:

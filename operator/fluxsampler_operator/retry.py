@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from fluxsampler_operator.findings import View
 from fluxsampler_operator.observed import Json, Observed
+from fluxsampler_operator.pod_state import head_ready
 from fluxsampler_operator.serve_state import application
 
 PATIENCE = timedelta(minutes=5)
@@ -28,8 +29,8 @@ def given_up(sampler: Json, observed: Observed, clusters: Iterable[Json], now: d
     said, since = application(observed.rayservice), last_word(observed)
     if since is None or now - since < PATIENCE:
         return ()
-    # Without a previous status this is what Serve's words alone say.
-    if View(sampler, observed, None).engine() != "none":
+    # Without a previous status this is what Serve's words alone say. What ails the head is the kubelet's to repair.
+    if not head_ready(observed.pods, said.cluster) or View(sampler, observed, None).engine() != "none":
         return ()
     return tuple(
         meta["name"]

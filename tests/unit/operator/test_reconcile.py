@@ -592,3 +592,24 @@ async def test_what_serve_gave_up_is_tried_again_once_a_while(world: World) -> N
     await world.rounds(2)
     assert world.cluster.writes.count("delete RayCluster tiny-abcde") == 1
     assert [reason for _, reason, _ in world.cluster.told].count("TryingAgain") == 1
+
+
+async def test_a_head_that_is_lost_takes_serving_with_it_until_a_new_picture_is_drawn(world: World) -> None:
+    await world.ready()
+    head = next(
+        made for (kind, _, name), made in world.cluster.objects.items() if kind == "Pod" and "head" in name
+    )
+    ready = next(each for each in head["status"]["conditions"] if each["type"] == "Ready")
+    ready["status"] = "False"  # KubeRay's RUNNING stands, since it cannot ask Serve any more
+    await world.round()
+    assert world.cluster.condition("Serving")[0] == "False"
+    assert world.cluster.live(SAMPLERS)["status"]["engine"] == "none"
+    ready["status"] = "True"
+    world.painter.open.clear()
+    await world.round()
+    assert world.cluster.condition("ClusterReady")[0] == "True"
+    assert world.cluster.condition("Ready")[0] == "False"
+    world.painter.open.set()
+    await world.rounds(2)
+    assert world.cluster.condition("Ready")[0] == "True"
+    assert len(world.painter.requests) == 2

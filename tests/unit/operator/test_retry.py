@@ -7,7 +7,7 @@ from typing import Any
 
 from fluxsampler_operator.observed import Observed
 from fluxsampler_operator.retry import PATIENCE, given_up
-from tests.unit.operator.observations import rayservice, sampler, seen
+from tests.unit.operator.observations import pod, rayservice, sampler, seen
 
 FAILED_AT = datetime(2026, 11, 22, 15, tzinfo=UTC)
 LATER = FAILED_AT + PATIENCE
@@ -64,7 +64,13 @@ def test_a_first_cluster_that_never_got_traffic_is_tried_again_too() -> None:
     made = failed(side="pendingServiceStatus")
     made["status"]["activeServiceStatus"] = {}
     made["status"]["pendingServiceStatus"]["rayClusterName"] = "tiny-y"
-    assert retried(made) == "tiny-y"
+    head = pod("head")
+    head["metadata"]["labels"]["ray.io/cluster"] = "tiny-y"
+    assert retried(made, pods=(head,)) == "tiny-y"
+
+
+def test_a_head_that_is_not_ready_is_left_to_the_kubelet() -> None:
+    assert retried(failed(), pods=(pod("head", phase="Pending", conditions=[]),)) is None
 
 
 def test_a_change_that_kuberay_has_not_taken_up_comes_first() -> None:
