@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from fluxsampler_operator.observed import Observed
 from fluxsampler_operator.retry import PATIENCE, given_up
-from tests.unit.operator.observations import pod, rayservice, sampler, seen
+from tests.unit.operator.observations import pod, rayservice, recorded, sampler, seen
 
 FAILED_AT = datetime(2026, 11, 22, 15, tzinfo=UTC)
 LATER = FAILED_AT + PATIENCE
@@ -88,3 +90,15 @@ def test_a_kuberay_that_tells_no_time_is_not_guessed_at() -> None:
     made = failed()
     del made["status"]["lastUpdateTime"]
     assert retried(made) is None
+
+
+@pytest.mark.parametrize("name", ["model-not-found", "model-auth-failed"])
+def test_what_a_real_cluster_gave_up_is_tried_again(name: str) -> None:
+    found = recorded(name)
+    said = found["rayservice"]["status"]
+    failed_at = datetime.fromisoformat(said["lastUpdateTime"])
+    broken = said["pendingServiceStatus"]["rayClusterName"]
+    observed = seen(rayservice=found["rayservice"], pods=tuple(found["pods"]), picture=None)
+    clusters = [cluster(broken, failed_at - timedelta(minutes=2))]
+    assert given_up(sampler(), observed, clusters, failed_at + PATIENCE) == (broken,)
+    assert given_up(sampler(), observed, clusters, failed_at + PATIENCE / 2) == ()
