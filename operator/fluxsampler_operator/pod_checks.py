@@ -37,8 +37,9 @@ def secret_missing(observed: Observed) -> Cause | None:
                 f"container {container.name} of pod {container.pod} cannot start: {said}; create that Secret with that key in this namespace "
                 "(spec.serving.authSecretRef, spec.model.tokenSecretRef)",
             )
+    creating = _creating(observed)
     for event in _events(observed, "FailedMount"):
-        if re.search(r'secret "[^"]*" not found', note(event)):
+        if about(event) in creating and re.search(r'secret "[^"]*" not found', note(event)):
             return cluster(
                 Reason.SECRET_MISSING,
                 f"pod {about(event)}: {_first_sentence(note(event))}; create that Secret in this namespace",
@@ -55,9 +56,7 @@ def volume_missing(observed: Observed) -> Cause | None:
                 f"pod {pod.name} waits for its volume: {_scheduler(pod.unscheduled)}; create or bind the claim that spec.model.source or "
                 "spec.model.cache.claim names, in this namespace",
             )
-    creating = {
-        container.pod for container in _containers(observed) if container.waiting.get("reason") == "ContainerCreating"
-    }  # fmt: skip
+    creating = _creating(observed)
     for event in _events(observed, "FailedMount", "FailedAttachVolume"):
         if about(event) in creating:
             return cluster(
@@ -187,6 +186,19 @@ def _pods(observed: Observed) -> tuple[Pod, ...]:
 def _containers(observed: Observed) -> Iterator[Container]:
     for pod in _pods(observed):
         yield from pod.containers
+
+
+def _creating(observed: Observed) -> set[str]:
+    """Pods that wait for their volumes, in the words of one without and one with init containers.
+
+    An Event stays for an hour; a pod of which anything runs has got over it.
+    """
+    waits = ("ContainerCreating", "PodInitializing")
+    return {
+        pod.name
+        for pod in _pods(observed)
+        if pod.containers and all(each.waiting.get("reason") in waits for each in pod.containers)
+    }
 
 
 def _events(observed: Observed, *reasons: str) -> Iterator[Json]:

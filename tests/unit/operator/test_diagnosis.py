@@ -480,3 +480,27 @@ def test_a_cause_is_never_a_word_of_progress() -> None:
         cause = diagnose(observed(name))
         assert cause is not None
         assert cause.reason not in PROGRESS
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ('MountVolume.SetUp failed for volume "t": secret "absent" not found', "SecretMissing"),
+        ("hostPath type check failed: /no/such/folder is not a directory", "VolumeMissing"),
+    ],
+)
+def test_an_event_of_a_mount_counts_until_something_of_its_pod_runs(said: str, reason: str) -> None:
+    event = {"reason": "FailedMount", "message": said, "involvedObject": {"name": "tiny-x-worker"}}
+    # A worker has KubeRay's init container, so kubelet's word is this one.
+    worker = waiting_pod("worker", "PodInitializing")
+    worker["status"]["initContainerStatuses"] = [
+        {"name": "wait-gcs-ready", "state": {"waiting": {"reason": "PodInitializing"}}}
+    ]
+    broken = replace(STARTING, pods=(pod("head"), worker), events=(event,))
+    cause = diagnose(broken)
+    assert cause is not None
+    assert cause.reason == reason
+    mounted = copy.deepcopy(worker)
+    mounted["status"]["initContainerStatuses"][0]["state"] = {"running": {}}
+    assert diagnose(replace(broken, pods=(pod("head"), mounted))) is None
+    assert diagnose(replace(broken, pods=(pod("head"), pod("worker")))) is None
