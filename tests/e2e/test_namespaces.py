@@ -18,7 +18,7 @@ from PIL import Image
 from tools.cluster.commands import run
 
 from tests.support.cluster import LiveCluster, fresh_namespace
-from tests.support.installation import RESTRICTED, SAMPLER_LABEL, Installation, Sampler, tiny
+from tests.support.installation import RESTRICTED, Installation, Sampler, tiny
 from tests.support.shape_checker import matches
 
 # 60 characters with dots: more than KubeRay takes, and not a label of a DNS name.
@@ -28,11 +28,12 @@ STILL_SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Locked:
-    """A Ready FluxSampler with its token and its address on the node."""
+    """A Ready FluxSampler, its token, its address on the node, and what its namespace held before it."""
 
     sampler: Sampler
     token: str
     url: str
+    without: set[str]
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +45,12 @@ def locked(shared: Sampler, cluster: LiveCluster) -> Iterator[Locked]:
             "create", "secret", "generic", "door", "-n", namespace, f"--from-literal=token={token}"
         )
         sampler = Sampler(cluster, namespace, NAME)
+        sampler.wait(lambda: "configmap/kube-root-ca.crt" in _objects(sampler), "Kubernetes' own objects", 60)
+        without = _objects(sampler)
         serving = {"authSecretRef": {"name": "door"}, "serviceType": "NodePort"}
         sampler.apply(tiny(NAME, serving=serving))
         print(f"\na second one, apply to Ready: {sampler.wait_ready():.1f} s")
-        yield Locked(sampler, token, _node_url(sampler))
+        yield Locked(sampler, token, _node_url(sampler), without)
 
 
 def test_both_serve_at_once_each_its_own(shared: Sampler, locked: Locked) -> None:
@@ -139,35 +142,24 @@ def test_the_service_type_changes_without_new_pods(locked: Locked) -> None:
 
 def test_deletion_leaves_the_users_own_and_the_neighbour(shared: Sampler, locked: Locked) -> None:
     sampler, neighbours = locked.sampler, shared.pod_uids
-    kubectl = sampler.cluster.kubectl
-    # Events tell of what was for an hour.
-    kinds = kubectl("api-resources", "--namespaced", "--verbs=list", "-o", "name").split()
-    asked = ",".join(kind for kind in kinds if not kind.startswith("events"))
-
-    def its_own() -> list[str]:
-        """Everything that is called after it, KubeRay's objects and Kubernetes' among it, and everything of its label."""
-        words = ("get", asked, "-n", sampler.namespace, "-o", "name")
-        named = [name for name in kubectl(*words).split() if sampler.child in name]
-        return named + kubectl(*words, "-l", f"{SAMPLER_LABEL}={sampler.child}").split()
-
-    before = {name.partition("/")[0].partition(".")[0] for name in its_own()}
-    assert before >= {
-        "rayservice",
-        "raycluster",
-        "pod",
-        "service",
-        "serviceaccount",
-        "secret",
-        "networkpolicy",
-    }
+    kinds = {name.partition("/")[0] for name in _objects(sampler) - locked.without}
+    assert kinds >= {"rayservice.ray.io", "raycluster.ray.io", "pod", "service", "serviceaccount", "secret"}
     started = time.monotonic()
-    kubectl("delete", "fxs", NAME, "-n", sampler.namespace, "--wait=true", "--timeout=60s")
+    sampler.cluster.kubectl("delete", "fxs", NAME, "-n", sampler.namespace, "--wait=true", "--timeout=60s")
     gone = time.monotonic() - started
-    sampler.wait(lambda: not its_own(), "everything gone", 180)
+    sampler.wait(lambda: _objects(sampler) == locked.without, "the namespace as before", 180)
     print(f"\ndeleted in {gone:.1f} s, everything gone after {time.monotonic() - started:.1f} s")
-    assert kubectl("get", "secret", "door", "-n", sampler.namespace, "-o", "name").strip() == "secret/door"
+    assert "secret/door" in locked.without
     assert shared.pod_uids == neighbours
     assert shared.condition("Ready")["status"] == "True"
+
+
+def _objects(sampler: Sampler) -> set[str]:
+    """Everything in its namespace but Events, which tell of what was for an hour."""
+    kubectl = sampler.cluster.kubectl
+    kinds = kubectl("api-resources", "--namespaced", "--verbs=list", "-o", "name").split()
+    asked = ",".join(kind for kind in kinds if not kind.startswith("events"))
+    return set(kubectl("get", asked, "-n", sampler.namespace, "-o", "name").split())
 
 
 def _node_url(sampler: Sampler) -> str:
