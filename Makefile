@@ -59,14 +59,12 @@ cluster-down: $(VENV)/.dev ## Take that Kubernetes away
 images: $(VENV)/.dev ## Build both images and push them to the cluster's registry
 	@$(BIN)/python -m tools.cluster image
 
-# Under `dev` an image changes while its tag stays, so nodes look at every start.
-CHART_VALUES := imageRegistry=127.0.0.1:5000,image.tag=dev,image.pullPolicy=Always,serve.image.tag=dev,serve.image.pullPolicy=Always
 CLUSTER_DEMO := build/cluster-demo/red-circle.png
 cluster-demo: $(VENV)/.dev ## Draw "a red circle" on a real Kubernetes on this machine (as root)
 	@shell="$$($(BIN)/python -m tools.cluster up)" && eval "$$shell"; \
-	$(BIN)/python -m tools.cluster image; \
+	values="$$($(BIN)/python -m tools.cluster image --values)"; \
 	helm upgrade --install fluxsampler charts/fluxsampler --namespace fluxsampler-system --create-namespace \
-	  --set $(CHART_VALUES) --wait --timeout 5m >/dev/null; \
+	  --set "$$values" --wait --timeout 5m >/dev/null; \
 	kubectl apply -f examples/tiny-cluster.yaml; \
 	echo "Waiting until the FluxSampler is Ready (about half a minute once its image is on the node)"; \
 	kubectl wait fxs/tiny --for=condition=Ready --timeout=10m; \

@@ -46,13 +46,11 @@ def build_images(cluster: LiveCluster) -> dict[str, str]:
     running what was built before.
     """
     builder = ImageBuilder()
-    digests = {}
     with builder.alone():
         for target in ("operator", "serve"):
             builder.build(target)
             builder.push(target, registry=cluster.registry)
-            digests[target] = builder.digest(target)
-    return {"image.digest": digests["operator"], "serve.image.digest": digests["serve"]}
+    return builder.values(cluster.registry)
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,14 @@ class ImageBuilder:
         """What the last :meth:`push` of ``target`` put into a registry, as ``sha256:…``: names it whatever its tag becomes."""
         return self._digest_file(target).read_text().strip()
 
+    def values(self, registry: str = REGISTRY) -> dict[str, str]:
+        """The chart's values that name what was pushed last, by digest: a tag stays while its image changes."""
+        return {
+            "imageRegistry": registry,
+            "image.digest": self.digest("operator"),
+            "serve.image.digest": self.digest("serve"),
+        }
+
     def layers(self, image: str) -> tuple[Layer, ...]:
         """The layers of a local image, lowest first.
 
@@ -294,13 +302,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--base", help="an image to build on instead of one made here, e.g. python:3.11-slim-bookworm"
     )
     parser.add_argument("--no-push", action="store_true", help="only build")
+    parser.add_argument(
+        "--values",
+        action="store_true",
+        help="print the chart's values that name both images by digest, for helm --set",
+    )
     chosen = parser.parse_args(argv)
     builder = ImageBuilder()
     try:
         with builder.alone():
             for target in chosen.targets or TARGETS:
                 image = builder.build(target, chosen.tag, chosen.base)
-                print(image if chosen.no_push else builder.push(target, chosen.tag, chosen.registry))
+                image = image if chosen.no_push else builder.push(target, chosen.tag, chosen.registry)
+                if not chosen.values:
+                    print(image)
+            if chosen.values:
+                print(",".join(f"{key}={value}" for key, value in builder.values(chosen.registry).items()))
     except ClusterError as error:
         say(str(error))
         return 1
