@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from fluxsampler_cli.app import app
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from typer.testing import Result
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 
 class Run(Protocol):
     def __call__(self, *arguments: str, stdin: str | None = None) -> Result: ...
+
+
+@pytest.fixture(autouse=True)
+def logs_of_its_own() -> Iterator[None]:
+    """A command logs to a stream that is closed when it has ended; whoever logs next must not."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture
@@ -36,10 +44,6 @@ def run(tmp_path: Path, state_home: Path, monkeypatch: pytest.MonkeyPatch) -> Ru
     monkeypatch.chdir(work)
 
     def invoke(*arguments: str, stdin: str | None = None) -> Result:
-        try:
-            return CliRunner().invoke(app, arguments, input=stdin)
-        finally:
-            # The command logs to a stream that is closed by now.
-            structlog.reset_defaults()
+        return CliRunner().invoke(app, arguments, input=stdin)
 
     return invoke
