@@ -99,7 +99,8 @@ def test_a_second_kubelet_runs_pods_that_reach_the_cluster(place: Sandbox) -> No
     # KubeRay is pulled by node-2's containerd, asks the API server through its service, and answers node-2's kubelet.
     place.run_tool("up")
     assert "node-2" in kubectl(place, "-n", "ray-system", "get", "pods", "-o", "wide")
-    assert "Starting workers" in kubectl(place, "-n", "ray-system", "logs", "deployment/kuberay-operator")
+    said = partial(kubectl, place, "-n", "ray-system", "logs", "deployment/kuberay-operator")
+    wait_for(lambda: "Starting workers" in said(), 120, "KubeRay's controllers", interval=0.5)
     assert nodes(place) == {"node-1": "8", "node-2": "8", "node-3": "8"}
     place.run_tool("kuberay", "remove")
     assert kubectl(place, "get", "crd,clusterrole,namespace", "-o", "name").count("ray") == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.cluster.commands import Kubectl
+from tools.cluster.errors import CommandFailed
 from tools.cluster.waiting import wait_for
 
 from tests.support.installation import Installation
@@ -146,18 +147,32 @@ class OperatorPod:
 
     def assert_clean_log(self, *secrets: str) -> None:
         """No traceback, and none of ``secrets``, in what the container says, and said before it last started."""
-        self.wait_running()
-        pod = self.running
-        assert pod is not None
-        name = pod["metadata"]["name"]
-        logs = [self._kubectl("logs", "-n", self.installation.namespace, name)]
-        if any(one["restartCount"] for one in pod["status"]["containerStatuses"]):
-            logs.append(self._kubectl("logs", "-n", self.installation.namespace, name, "--previous"))
+        logs: list[str] = []
+
+        def spoke() -> bool:
+            # A container runs a moment before it has said anything.
+            logs[:] = self._logs()
+            return any("operator starts" in text for text in logs)
+
+        wait_for(spoke, SECONDS, "the operator's first line", interval=0.25)
         for text in logs:
             bad = [line for line in text.splitlines() if "Traceback" in line or '"exception"' in line]
             assert not bad, bad[:3]
             assert not [secret for secret in secrets if secret in text]
-        assert any("operator starts" in text for text in logs)
+
+    def _logs(self) -> list[str]:
+        """What the container says, and said before it last started; empty while there is none to ask."""
+        pod = self.running
+        if pod is None:
+            return []
+        words = ["logs", "-n", self.installation.namespace, pod["metadata"]["name"]]
+        try:
+            logs = [self._kubectl(*words)]
+            if any(one["restartCount"] for one in pod["status"]["containerStatuses"]):
+                logs.append(self._kubectl(*words, "--previous"))
+        except CommandFailed:
+            return []  # it is being started again
+        return logs
 
     def _scale(self, replicas: int) -> None:
         self._kubectl(
