@@ -87,16 +87,33 @@ def test_killed_ten_times_while_it_rolls_out_it_always_converges(
 
 
 def test_sigterm_ends_it_soon_and_nobody_notices(shared: Sampler, operator: OperatorPod) -> None:
-    shared.wait_ready()
-    before = {one["type"]: one["lastTransitionTime"] for one in shared.status["conditions"]}
-    pods = shared.pod_uids
-    code, seconds = operator.stop()
-    print(f"\nSIGTERM to the end of the process: {seconds:.0f} s, exit code {code}")
-    assert code == 0
-    assert seconds <= 5
-    operator.wait_ready()
-    shared.wait_ready()
-    assert shared.pod_uids == pods
+    for _ in range(3):
+        shared.wait_ready()
+        before, since = _conditions(shared), _ready_since(shared)
+        code, seconds = operator.stop()
+        print(f"\nSIGTERM to the end of the process: {seconds:.0f} s, exit code {code}")
+        assert code == 0
+        assert seconds <= 5
+        operator.wait_ready()
+        shared.wait_ready()
+        if _ready_since(shared) == since:
+            break
+        # On a busy node a probe of the head may fail meanwhile: then conditions move by right.
     # The next one asks for a picture of its own; that is no reason to doubt the last one.
-    assert {one["type"]: one["lastTransitionTime"] for one in shared.status["conditions"]} == before
+    assert _ready_since(shared) == since
+    assert _conditions(shared) == before
     operator.assert_clean_log()
+
+
+def _conditions(sampler: Sampler) -> dict[str, str]:
+    return {one["type"]: one["lastTransitionTime"] for one in sampler.status["conditions"]}
+
+
+def _ready_since(sampler: Sampler) -> dict[str, str]:
+    """When each of its pods became ready, by UID."""
+    return {
+        pod["metadata"]["uid"]: one["lastTransitionTime"]
+        for pod in sampler.pods
+        for one in pod["status"]["conditions"]
+        if one["type"] == "Ready"
+    }
