@@ -46,34 +46,36 @@ def run(quick: bool = False) -> dict[str, Any]:
     side = 256 if quick else 512
     wanted = request(width=side, height=side, max_text_tokens=64, steps=2, guidance_scale=3.5)
     forkserver = Forkserver("cpu")
-    engines: dict[str, Engine] = {}
+    measured: dict[str, list[tuple[tuple[float, float], tuple[float, float]]]] = {}
     with tempfile.TemporaryDirectory(prefix="fluxsampler-gloo-") as folder:
         model = model_args(f"file://{build(Path(folder) / 'model', shape)}", Path(folder) / "cache")
         prepared = prepare(model)
-        engines["single"] = SingleEngine(model, "cpu", prepared=prepared)
-        for layout in layouts:
-            engines[str(layout)] = ParallelEngine(
-                model, layout, "cpu", prepared=prepared, forkserver=forkserver
-            )
+        single = SingleEngine(model, "cpu", prepared=prepared)
         try:
-            for engine in engines.values():
-                engine.load()
-                draw(engine, wanted)  # first use is slower everywhere
-            measured = [
-                {name: timed(engine, wanted) for name, engine in engines.items()} for _ in range(rounds)
-            ]
+            single.load()
+            draw(single, wanted)  # first use is slower everywhere
+            for layout in layouts:
+                # One gang at a time: an idle one would take its share of the processors from the two that are compared.
+                gang = ParallelEngine(model, layout, "cpu", prepared=prepared, forkserver=forkserver)
+                try:
+                    gang.load()
+                    draw(gang, wanted)
+                    measured[str(layout)] = [
+                        (timed(single, wanted), timed(gang, wanted)) for _ in range(rounds)
+                    ]
+                finally:
+                    gang.close()
         finally:
-            for engine in engines.values():
-                engine.close()
+            single.close()
             forkserver.close()
     names = [str(layout) for layout in layouts]
-    wall = {name: ratios([one["single"][0] / (2 * one[name][0]) for one in measured]) for name in names}
-    processor = {name: ratios([one["single"][1] / one[name][1] for one in measured]) for name in names}
+    wall = {name: ratios([one[0] / (2 * two[0]) for one, two in measured[name]]) for name in names}
+    processor = {name: ratios([one[1] / two[1] for one, two in measured[name]]) for name in names}
     best = max((str(layout) for layout in EXACT_LAYOUTS), key=lambda name: wall[name]["median"])
     return {
         "efficiency": wall,
         "processor_efficiency": processor,
-        "single_seconds": statistics.median(one["single"][0] for one in measured),
+        "single_seconds": statistics.median(one[0] for name in names for one, _ in measured[name]),
         "best": best,
         "goal": GOAL,
         "load_1min": os.getloadavg()[0],
