@@ -193,13 +193,18 @@ class _Plain(yaml.SafeDumper):
         return True
 
 
+def write(text: str, arguments: list[str]) -> int:
+    """Write generated ``text`` to the file that ``arguments`` name, or to standard output; the exit status."""
+    if arguments:
+        Path(arguments[0]).write_text(text, encoding="utf-8")
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
 def main(arguments: list[str]) -> int:
     """Write the definition to the file named, or to standard output."""
-    if arguments:
-        Path(arguments[0]).write_text(render(), encoding="utf-8")
-    else:
-        sys.stdout.write(render())
-    return 0
+    return write(render(), arguments)
 
 
 if __name__ == "__main__":

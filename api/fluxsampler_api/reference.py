@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fluxsampler_api.crd import COLUMNS, build
+from fluxsampler_api.crd import COLUMNS, build, write
 from fluxsampler_api.sampler import API_VERSION, KIND, SHORT_NAME
 
 if TYPE_CHECKING:
@@ -134,14 +133,5 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def main(arguments: list[str]) -> int:
-    """Write the page to the file named, or to standard output."""
-    if arguments:
-        Path(arguments[0]).write_text(render(), encoding="utf-8")
-    else:
-        sys.stdout.write(render())
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(write(render(), sys.argv[1:]))
