@@ -31,15 +31,15 @@ from fluxsampler_operator.hardware import trimmed
 from fluxsampler_operator.manifest import Manifest, Owner, selector
 from fluxsampler_operator.metrics import forget_conditions, show_conditions
 from fluxsampler_operator.observed import Json, Observed, PictureResult, Refusal
+from fluxsampler_operator.observed.pod_state import head_ready
+from fluxsampler_operator.observed.serve_state import Application, application
 from fluxsampler_operator.picture import PictureRequest, Pictures
 from fluxsampler_operator.planning import Planned, planned, read
-from fluxsampler_operator.pod_state import head_ready
 from fluxsampler_operator.probe import probe_token
 from fluxsampler_operator.queue import Key
 from fluxsampler_operator.reasons import Reason
 from fluxsampler_operator.removal import finish_removal
 from fluxsampler_operator.retry import given_up, last_word
-from fluxsampler_operator.serve_state import Application, application
 from fluxsampler_operator.settings import Settings
 from fluxsampler_operator.status import EventNote, next_status, transitions
 from fluxsampler_operator.uptake import Uptake

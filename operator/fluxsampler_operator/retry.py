@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from fluxsampler_operator.findings import View
 from fluxsampler_operator.observed import Json, Observed
-from fluxsampler_operator.pod_state import head_ready
-from fluxsampler_operator.serve_state import application
+from fluxsampler_operator.observed.pod_state import head_ready
+from fluxsampler_operator.observed.serve_state import application
+from fluxsampler_operator.status.findings import View
 
 PATIENCE = timedelta(minutes=5)
 """How long Serve's last word stands first: time to read it, and no load for a hub that refuses."""

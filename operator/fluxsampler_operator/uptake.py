@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fluxsampler_operator.observed import Json
+from fluxsampler_operator.observed.serve_state import application
 from fluxsampler_operator.queue import Key
-from fluxsampler_operator.serve_state import application
 
 NEXT_ROUND_SECONDS = 5.0
 """KubeRay looks again after 2 s, and waits up to 2 s for each answer of Ray's dashboard."""

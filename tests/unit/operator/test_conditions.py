@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluxsampler_api.status import Condition
-from fluxsampler_operator import conditions
-from fluxsampler_operator.conditions import Finding
 from fluxsampler_operator.reasons import Reason
+from fluxsampler_operator.status import conditions
+from fluxsampler_operator.status.conditions import Finding
 
 NOON = datetime(2026, 11, 22, 12, 0, 0, 987654, tzinfo=UTC)
 LATER = NOON + timedelta(hours=1)

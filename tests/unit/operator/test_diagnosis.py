@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fluxsampler_operator.cluster_checks import store_exceeds_shared_memory
 from fluxsampler_operator.diagnosis import CHECKS, causes, diagnose
+from fluxsampler_operator.diagnosis.cluster_checks import store_exceeds_shared_memory
 from fluxsampler_operator.observed import Observed, PictureResult
 from fluxsampler_operator.reasons import PROGRESS, Reason
 from tests.unit.operator.observations import (

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from fluxsampler_api.status import Condition
-from fluxsampler_operator.conditions import TYPES
 from fluxsampler_operator.reasons import PROGRESS, WAITING, Reason
+from fluxsampler_operator.status.conditions import TYPES
 
 PAGE = (Path(__file__).parents[3] / "docs" / "operations" / "conditions.md").read_text()
 

@@ -8,8 +8,8 @@ message moves only when its cause does. What each looks like for real lies in `t
 
 from __future__ import annotations
 
-from fluxsampler_operator import cluster_checks, pod_checks, serve_checks
-from fluxsampler_operator.causes import Cause, Check
+from fluxsampler_operator.diagnosis import cluster_checks, pod_checks, serve_checks
+from fluxsampler_operator.diagnosis.causes import Cause, Check
 from fluxsampler_operator.observed import Observed
 from fluxsampler_operator.reasons import Reason
 

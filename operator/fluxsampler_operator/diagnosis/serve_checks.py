@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 
-from fluxsampler_operator import serve_state
-from fluxsampler_operator.causes import Cause, engine
-from fluxsampler_operator.cluster_checks import GIB, SHM, worker_limits
-from fluxsampler_operator.observed import Observed
-from fluxsampler_operator.pod_checks import MEMORY_FIX
+from fluxsampler_operator.diagnosis.causes import Cause, engine
+from fluxsampler_operator.diagnosis.cluster_checks import GIB, SHM, worker_limits
+from fluxsampler_operator.diagnosis.pod_checks import MEMORY_FIX
+from fluxsampler_operator.observed import Observed, serve_state
 from fluxsampler_operator.reasons import Reason
 
 MODEL_ERRORS = {

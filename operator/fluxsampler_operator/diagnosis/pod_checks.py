@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fluxsampler_operator import pod_state
-from fluxsampler_operator.causes import Cause, cluster
-from fluxsampler_operator.cluster_checks import GIB, SHM, about, note, size_of
-from fluxsampler_operator.observed import Observed
-from fluxsampler_operator.pod_state import Container, Pod
+from fluxsampler_operator.diagnosis.causes import Cause, cluster
+from fluxsampler_operator.diagnosis.cluster_checks import GIB, SHM, about, note, size_of
+from fluxsampler_operator.observed import Observed, pod_state
+from fluxsampler_operator.observed.pod_state import Container, Pod
 from fluxsampler_operator.reasons import Reason
 
 Json = Mapping[str, Any]

@@ -1,7 +1,7 @@
 """`status` of a FluxSampler from what was observed, and the Events of its changes. Pure.
 
 Status is written only when it differs, so equal input gives equal output. What each condition means
-stands in `findings.py`, what can be wrong in `diagnosis.py`.
+stands in `findings.py`, what can be wrong in `diagnosis`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from datetime import datetime
 from typing import Any, Literal
 
 from fluxsampler_api.status import ConditionType, FluxSamplerStatus, Performance
-from fluxsampler_operator import conditions
-from fluxsampler_operator.conditions import Finding
-from fluxsampler_operator.findings import View
 from fluxsampler_operator.observed import Observed
 from fluxsampler_operator.reasons import PROGRESS, WAITING, Reason
+from fluxsampler_operator.status import conditions
+from fluxsampler_operator.status.conditions import Finding
+from fluxsampler_operator.status.findings import View
 
 Json = Mapping[str, Any]
 

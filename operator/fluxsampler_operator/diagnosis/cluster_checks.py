@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fluxsampler_api.quantity import Quantity
-from fluxsampler_operator import pod_state
-from fluxsampler_operator.causes import Cause, cluster
-from fluxsampler_operator.observed import Observed
+from fluxsampler_operator.diagnosis.causes import Cause, cluster
+from fluxsampler_operator.observed import Observed, pod_state
 from fluxsampler_operator.reasons import Reason
 
 Json = Mapping[str, Any]

@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from fluxsampler_api.status import ConditionType
-from fluxsampler_operator import conditions, diagnosis, pod_state, serve_state
-from fluxsampler_operator.causes import Cause
-from fluxsampler_operator.cluster_checks import wanted_workers
-from fluxsampler_operator.conditions import Finding
-from fluxsampler_operator.observed import Observed
+from fluxsampler_operator import diagnosis
+from fluxsampler_operator.diagnosis.causes import Cause
+from fluxsampler_operator.diagnosis.cluster_checks import wanted_workers
+from fluxsampler_operator.diagnosis.serve_checks import sentence
+from fluxsampler_operator.observed import Observed, pod_state, serve_state
+from fluxsampler_operator.observed.serve_state import FALLBACK, GATEWAY, PARALLEL, Application
 from fluxsampler_operator.reasons import PROGRESS, Reason
-from fluxsampler_operator.serve_checks import sentence
-from fluxsampler_operator.serve_state import FALLBACK, GATEWAY, PARALLEL, Application
+from fluxsampler_operator.status import conditions
+from fluxsampler_operator.status.conditions import Finding
 
 Json = Mapping[str, Any]
 Engine = Literal["parallel", "fallback", "none"]
