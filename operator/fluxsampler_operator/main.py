@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import atexit
 import os
 import signal
 import sys
@@ -131,7 +131,8 @@ def main(ask: Draw = draw) -> None:
     except OperatorError as error:
         code = 1
         _log.error("the operator cannot run", error=str(error))
-    logging.shutdown()
+    # os._exit would skip these, and the Kubernetes client's removes the files that it wrote a kubeconfig's private key into.
+    atexit._run_exitfuncs()
     sys.stderr.flush()
     # Threads of calls that the API server does not answer would hold the process for as long as their timeouts;
     # nothing of ours is left to be saved.

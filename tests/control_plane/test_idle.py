@@ -117,10 +117,13 @@ def test_a_hard_end_in_the_middle_changes_nothing_for_the_next(plane: ControlPla
 def test_sigterm_ends_it_within_seconds_while_it_works(world: World) -> None:
     for number in range(30):
         world.sampler(f"busy-{number}")
+    # The Kubernetes client gives TLS a kubeconfig's private key as a file.
+    assert any("PRIVATE KEY" in file.read_text() for file in world.operator.temporary.iterdir())
     took = world.operator.stop()
     print(f"SIGTERM: gone after {took:.2f} s")
     assert took <= STOP_SECONDS
     assert world.operator.process.returncode == 0
+    assert list(world.operator.temporary.iterdir()) == []
 
 
 @contextmanager

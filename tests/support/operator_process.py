@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +35,8 @@ class OperatorProcess:
     log: Path
     health_port: int
     metrics_port: int
+    temporary: Path
+    """Its folder for temporary files."""
 
     @property
     def healthy(self) -> bool:
@@ -93,31 +96,36 @@ def operator_process(
         **(environment or {}),
     }
     module = "tests.support.operator_process" if paints else "fluxsampler_operator"
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            env={
-                **os.environ,
-                "KUBECONFIG": str(kubeconfig),
-                **{PREFIX + name: value for name, value in wanted.items()},
-            },
-            stdout=sink,
-            stderr=sink,
-            cwd=Path(__file__).parents[2],
-        )
-    running = OperatorProcess(process, log, health, metrics)
-    try:
-        wait_for(
-            lambda: process.poll() is not None or running.healthy,
-            START_SECONDS,
-            f"the operator to live ({log})",
-        )
-        assert process.poll() is None, f"the operator has ended: {log.read_text(encoding='utf-8')[-3000:]}"
-        yield running
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait(timeout=30)
+    # A killed one leaves copies of the kubeconfig's private key; they go with the folder.
+    with tempfile.TemporaryDirectory(prefix="operator-") as temporary:
+        with log.open("wb") as sink:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module],
+                env={
+                    **os.environ,
+                    "KUBECONFIG": str(kubeconfig),
+                    "TMPDIR": temporary,
+                    **{PREFIX + name: value for name, value in wanted.items()},
+                },
+                stdout=sink,
+                stderr=sink,
+                cwd=Path(__file__).parents[2],
+            )
+        running = OperatorProcess(process, log, health, metrics, Path(temporary))
+        try:
+            wait_for(
+                lambda: process.poll() is not None or running.healthy,
+                START_SECONDS,
+                f"the operator to live ({log})",
+            )
+            assert process.poll() is None, (
+                f"the operator has ended: {log.read_text(encoding='utf-8')[-3000:]}"
+            )
+            yield running
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait(timeout=30)
 
 
 def _answers(port: int, path: str) -> bool:
