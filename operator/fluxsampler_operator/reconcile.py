@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -229,7 +229,8 @@ class Reconciler:
         if last_word(observed) is None:
             return
         clusters = await self._cluster.find(RAY_CLUSTERS, owner.namespace, labels=selector(owner))
-        names = given_up(live, observed, clusters, self._now())
+        patience = timedelta(seconds=self._settings.retry_seconds)
+        names = given_up(live, observed, clusters, self._now(), patience)
         why = "Serve has given up and nothing answers, so it is tried again"
         await self._replace(live, clusters, names, "TryingAgain", why)
 

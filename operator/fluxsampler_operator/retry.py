@@ -15,19 +15,20 @@ from fluxsampler_operator.observed.pod_state import head_ready
 from fluxsampler_operator.observed.serve_state import application
 from fluxsampler_operator.status.findings import View
 
-PATIENCE = timedelta(minutes=5)
-"""How long Serve's last word stands first: time to read it, and no load for a hub that refuses."""
 
-
-def given_up(sampler: Json, observed: Observed, clusters: Iterable[Json], now: datetime) -> tuple[str, ...]:
+def given_up(
+    sampler: Json, observed: Observed, clusters: Iterable[Json], now: datetime, patience: timedelta
+) -> tuple[str, ...]:
     """Names of the RayClusters (one, or none) to make anew; ``clusters`` are those with the sampler's label.
+
+    For ``patience`` Serve's last word stands first: time to read it, and no load for a hub that refuses.
 
     The time is KubeRay's own: ``lastUpdateTime`` moves whenever the status of the RayService does. KubeRay may give
     a new cluster the name of the old one, and says nothing of it before it can ask it: so a cluster that is younger
     than Serve's last word is not the one that it was about. As long as any engine answers, nothing is taken away.
     """
     said, since = application(observed.rayservice), last_word(observed)
-    if since is None or now - since < PATIENCE:
+    if since is None or now - since < patience:
         return ()
     # Without a previous status this is what Serve's words alone say. What ails the head is the kubelet's to repair.
     if not head_ready(observed.pods, said.cluster) or View(sampler, observed, None).engine() != "none":

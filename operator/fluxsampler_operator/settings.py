@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from math import inf
 
 from fluxsampler_operator.errors import Permanent
 
@@ -24,7 +25,8 @@ class Settings:
 
     ``serve_image`` runs in the Ray pods unless podTemplate names another. ``watch_namespaces`` empty
     means all. ``probe_key`` signs the operator's own requests (see ``picture.py``). ``resync_seconds``
-    is the slow level-based round for each object, beside the events. ``read_nodes`` False: the role allows it not
+    is the slow level-based round for each object, beside the events; ``retry_seconds`` how old Serve's last word has
+    to be before a start that it gave up is tried again (see ``retry.py``). ``read_nodes`` False: the role allows it not
     (the default of a namespaced installation). ``metrics_port`` 0: no metrics.
     """
 
@@ -35,6 +37,7 @@ class Settings:
     probe_key: bytes = field(default=b"", repr=False)
     read_nodes: bool = True
     resync_seconds: float = 300.0
+    retry_seconds: float = 300.0
     health_port: int = 8080
     metrics_port: int = 9090
     log_level: str = "INFO"
@@ -60,6 +63,16 @@ class Settings:
                 raise Permanent(f"{PREFIX}{name} is {written!r}; use a port number")
             return int(written)
 
+        def seconds(name: str, default: float) -> float:
+            written = text(name, str(default))
+            try:
+                given = float(written)
+            except ValueError:
+                given = 0.0
+            if not 1 <= given < inf:
+                raise Permanent(f"{PREFIX}{name} is {written!r}; use a number of at least 1")
+            return given
+
         namespaces = words("WATCH_NAMESPACES")
         nodes = text("READ_NODES", "false" if namespaces else "true").lower()
         if nodes not in ("true", "false"):
@@ -67,13 +80,6 @@ class Settings:
         level = text("LOG_LEVEL", cls.log_level).upper()
         if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise Permanent(f"{PREFIX}LOG_LEVEL is {level!r}; use DEBUG, INFO, WARNING or ERROR")
-        seconds = text("RESYNC_SECONDS", str(cls.resync_seconds))
-        try:
-            resync = float(seconds)
-        except ValueError:
-            resync = 0.0
-        if not resync >= 1:
-            raise Permanent(f"{PREFIX}RESYNC_SECONDS is {seconds!r}; use a number of at least 1")
         return cls(
             serve_image=text("SERVE_IMAGE", cls.serve_image),
             image_pull_policy=policy,
@@ -81,7 +87,8 @@ class Settings:
             watch_namespaces=namespaces,
             probe_key=text("PROBE_KEY", "").encode(),
             read_nodes=nodes == "true",
-            resync_seconds=resync,
+            resync_seconds=seconds("RESYNC_SECONDS", cls.resync_seconds),
+            retry_seconds=seconds("RETRY_SECONDS", cls.retry_seconds),
             health_port=port("HEALTH_PORT", cls.health_port),
             metrics_port=port("METRICS_PORT", cls.metrics_port),
             log_level=level,

@@ -84,6 +84,7 @@ def test_lint(values: tuple[str, ...]) -> None:
         ("watchNamespaces={Team_A}", "at '/watchNamespaces/0': 'Team_A' does not match pattern"),
         ("imagePullSecrets={regcred}", "at '/imagePullSecrets/0': got string, want object"),
         ("resyncSeconds=0", "at '/resyncSeconds': minimum: got 0, want 1"),
+        ("retrySeconds=0", "at '/retrySeconds': minimum: got 0, want 1"),
         ("crds.install=perhaps", "at '/crds/install': got string, want boolean"),
         ("resources.limit.memory=1Gi", "at '/resources': additional properties 'limit' not allowed"),
         ("extraEnv[0].value=x", "at '/extraEnv/0': missing property 'name'"),
@@ -113,7 +114,7 @@ def test_what_the_chart_sets_is_what_the_operator_reads() -> None:
     assert settings.image_pull_policy == "Always"
     assert settings.image_pull_secrets == ("serve-pull", "other-pull")
     assert settings.watch_namespaces == ("team-a", "team-b")
-    assert settings.resync_seconds == 120
+    assert (settings.resync_seconds, settings.retry_seconds) == (120, 60)
     assert settings.log_level == "DEBUG"
     assert settings.read_nodes
     assert settings.probe_key == b"key of the Secret"
@@ -125,8 +126,9 @@ def test_what_the_chart_sets_is_what_the_operator_reads() -> None:
 def test_defaults_are_the_operators() -> None:
     environment = {entry["name"]: entry.get("value", "") for entry in operator(rendered())["env"]}
     settings, own = Settings.from_environment(environment), Settings()
-    assert (settings.image_pull_policy, settings.image_pull_secrets, settings.watch_namespaces, settings.resync_seconds) == (
-        own.image_pull_policy, own.image_pull_secrets, own.watch_namespaces, own.resync_seconds,
+    assert (settings.image_pull_policy, settings.image_pull_secrets, settings.watch_namespaces, settings.resync_seconds,
+            settings.retry_seconds) == (
+        own.image_pull_policy, own.image_pull_secrets, own.watch_namespaces, own.resync_seconds, own.retry_seconds,
     )  # fmt: skip
 
 

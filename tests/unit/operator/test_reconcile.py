@@ -16,7 +16,6 @@ from fluxsampler_operator.probe import probe_token
 from fluxsampler_operator.queue import Key
 from fluxsampler_operator.reconcile import Reconciler
 from fluxsampler_operator.removal import KUBERAY_FINALIZER
-from fluxsampler_operator.retry import PATIENCE
 from fluxsampler_operator.settings import Settings
 from tests.support.fake_cluster import FakeCluster, play
 from tests.unit.operator.test_hardware import node as gpu_node
@@ -588,7 +587,7 @@ async def test_what_serve_gave_up_is_tried_again_once_a_while(world: World) -> N
     await world.round()
     assert ("RayCluster", "default", "tiny-abcde") in world.cluster.objects
     assert world.cluster.condition("EngineReady")[0] == "False"
-    world.now += PATIENCE
+    world.now += timedelta(seconds=SETTINGS.retry_seconds)
     await world.rounds(2)
     assert world.cluster.writes.count("delete RayCluster tiny-abcde") == 1
     assert [reason for _, reason, _ in world.cluster.told].count("TryingAgain") == 1

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from fluxsampler_operator.observed import Observed
-from fluxsampler_operator.retry import PATIENCE, given_up
+from fluxsampler_operator.retry import given_up
 from tests.unit.operator.observations import pod, rayservice, recorded, sampler, seen
 
+PATIENCE = timedelta(seconds=40)
 FAILED_AT = datetime(2026, 11, 22, 15, tzinfo=UTC)
 LATER = FAILED_AT + PATIENCE
 BROKEN: dict[str, Any] = {
@@ -33,7 +34,7 @@ def retried(
     **changes: Any,
 ) -> str | None:
     observed: Observed = seen(rayservice=service, picture=None, **changes)
-    names = given_up(sampler(), observed, [cluster("tiny-x", made), cluster("tiny-y", made)], now)
+    names = given_up(sampler(), observed, [cluster("tiny-x", made), cluster("tiny-y", made)], now, PATIENCE)
     return names[0] if names else None
 
 
@@ -100,5 +101,5 @@ def test_what_a_real_cluster_gave_up_is_tried_again(name: str) -> None:
     broken = said["pendingServiceStatus"]["rayClusterName"]
     observed = seen(rayservice=found["rayservice"], pods=tuple(found["pods"]), picture=None)
     clusters = [cluster(broken, failed_at - timedelta(minutes=2))]
-    assert given_up(sampler(), observed, clusters, failed_at + PATIENCE) == (broken,)
-    assert given_up(sampler(), observed, clusters, failed_at + PATIENCE / 2) == ()
+    assert given_up(sampler(), observed, clusters, failed_at + PATIENCE, PATIENCE) == (broken,)
+    assert given_up(sampler(), observed, clusters, failed_at + PATIENCE / 2, PATIENCE) == ()

@@ -19,20 +19,22 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     made = settings()
     assert made.watch_namespaces == ()
     assert made.read_nodes
-    assert (made.health_port, made.metrics_port, made.resync_seconds) == (8080, 9090, 300.0)
+    assert (made.health_port, made.metrics_port) == (8080, 9090)
+    assert (made.resync_seconds, made.retry_seconds) == (300.0, 300.0)
     assert settings(METRICS_PORT=" ", WATCH_NAMESPACES="") == made
 
 
 def test_every_variable_is_read() -> None:
     made = settings(
         SERVE_IMAGE="registry/serve:1", IMAGE_PULL_POLICY="Always", IMAGE_PULL_SECRETS="one, two", WATCH_NAMESPACES="a,b ,,c",
-        PROBE_KEY="key", RESYNC_SECONDS="60", HEALTH_PORT="81", METRICS_PORT="0", LOG_LEVEL="debug", READ_NODES="true",
+        PROBE_KEY="key", RESYNC_SECONDS="60", RETRY_SECONDS="20.5", HEALTH_PORT="81", METRICS_PORT="0", LOG_LEVEL="debug", READ_NODES="true",
     )  # fmt: skip
     assert made.serve_image == "registry/serve:1"
     assert made.image_pull_policy == "Always"
     assert made.image_pull_secrets == ("one", "two")
     assert made.watch_namespaces == ("a", "b", "c")
-    assert (made.probe_key, made.resync_seconds, made.health_port, made.metrics_port) == (b"key", 60.0, 81, 0)
+    assert (made.probe_key, made.resync_seconds, made.retry_seconds) == (b"key", 60.0, 20.5)
+    assert (made.health_port, made.metrics_port) == (81, 0)
     assert (made.log_level, made.read_nodes) == ("DEBUG", True)
 
 
@@ -45,6 +47,7 @@ def test_a_namespaced_installation_reads_no_nodes() -> None:
     ("name", "value"),
     [
         ("IMAGE_PULL_POLICY", "Sometimes"), ("RESYNC_SECONDS", "soon"), ("RESYNC_SECONDS", "0"), ("RESYNC_SECONDS", "nan"),
+        ("RETRY_SECONDS", "later"), ("RETRY_SECONDS", "0.5"), ("RETRY_SECONDS", "inf"),
         ("HEALTH_PORT", "eighty"), ("METRICS_PORT", "70000"), ("LOG_LEVEL", "LOUD"), ("READ_NODES", "perhaps"),
     ],
 )  # fmt: skip
