@@ -210,16 +210,20 @@ class Cluster:
         for key in [key for key in self._settled if key[1] == namespace and key[2].startswith(name)]:
             del self._settled[key]
 
-    async def patch_status(self, namespace: str, name: str, uid: str, status: Manifest) -> None:
-        """Replace the status of one FluxSampler; raises Conflict when the name belongs to another object by now."""
+    async def patch_status(self, namespace: str, name: str, uid: str, status: Manifest) -> Manifest:
+        """Replace the status of one FluxSampler and return what the server kept of it.
+
+        Raises Conflict when the name belongs to another object by now.
+        """
         patch = [
             {"op": "test", "path": "/metadata/uid", "value": uid},
             {"op": "add", "path": "/status", "value": status},
         ]
-        await self._call(
+        kept = await self._call(
             "PATCH", SAMPLERS.path(namespace, name, "status"), SAMPLERS, [("fieldManager", FIELD_MANAGER)],
             patch, "application/json-patch+json",
         )  # fmt: skip
+        return dict(kept.get("status") or {})
 
     async def drop_finalizer(self, resource: Resource, live: Manifest, finalizer: str) -> None:
         """Take ``finalizer`` off an object that is being deleted; raises Conflict when somebody was first."""

@@ -23,6 +23,8 @@ class FakeCluster:
         self.objects: dict[tuple[str, str, str], Manifest] = {}
         self.nodes: list[Manifest] = []
         self.events: list[Manifest] = []
+        # Fields of a FluxSampler's status that its definition does not know, and the API server drops.
+        self.unknown: set[str] = set()
         self.told: list[tuple[str, str, str]] = []
         self.writes: list[str] = []
         self.fails: dict[str, Exception] = {}
@@ -117,13 +119,16 @@ class FakeCluster:
                 merged["status"] = live["status"]
         return copy.deepcopy(self.put(resource, merged))
 
-    async def patch_status(self, namespace: str, name: str, uid: str, status: Manifest) -> None:
+    async def patch_status(self, namespace: str, name: str, uid: str, status: Manifest) -> Manifest:
         self._fail("patch_status")
         live = self.objects.get((SAMPLERS.kind, namespace, name))
         if live is None or live["metadata"]["uid"] != uid:
             raise NotFound(f"no {namespace}/{name}")
         self.writes.append("status")
-        live["status"] = copy.deepcopy(status)
+        live["status"] = {
+            name: copy.deepcopy(value) for name, value in status.items() if name not in self.unknown
+        }
+        return copy.deepcopy(live["status"])
 
     async def drop_finalizer(self, resource: Resource, live: Manifest, finalizer: str) -> None:
         self._fail("drop_finalizer")
