@@ -28,8 +28,8 @@ STOP_SECONDS = 5.0
 @pytest.fixture(scope="module")
 def plane() -> Iterator[ControlPlane]:
     with ControlPlane() as made:
-        made.run_controllers()
         install_definitions(made)
+        made.run_controllers()
         yield made
 
 

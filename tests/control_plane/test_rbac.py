@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tools.cluster import recipes
-from tools.cluster.binaries import ensure
 from tools.cluster.errors import BuildFailed, CannotRun
 
 from tests.support.cluster import ControlPlane, cannot_run, wait_for
 from tests.support.kube import CHART, Kube
 from tests.support.operator_process import PREFIX, operator_process
+from tests.support.operator_world import install_definitions
 
 SYSTEM, WORK, OTHER = "fx-system", "fx-work", "fx-other"
 RELEASE = "fluxsampler"
@@ -28,13 +27,31 @@ Right = tuple[str, str, str]
 """apiGroup, resource (with its subresource), verb."""
 
 
-@pytest.fixture
-def plane() -> Iterator[ControlPlane]:
-    """A control plane for one test: the audit log of it is the whole story."""
+@dataclass(frozen=True)
+class Installed:
+    """A control plane with KubeRay's kinds, three namespaces with a Secret each, and the chart."""
+
+    plane: ControlPlane
+    kube: Kube
+    namespaced: bool
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["all namespaces", "namespaced"])
+def installed(request: pytest.FixtureRequest) -> Iterator[Installed]:
+    """One for each way to install it."""
+    namespaced = bool(request.param)
     try:
-        with ControlPlane() as made:
-            made.run_controllers()
-            yield made
+        with ControlPlane() as plane:
+            install_definitions(plane, ours=False)
+            kube = Kube(plane.kubeconfig)
+            for name in (SYSTEM, WORK, OTHER):
+                kube.must("create", "namespace", name)
+                kube.must("create", "secret", "generic", "private", "-n", name, "--from-literal=token=hidden")
+            watched = ("--set", f"watchNamespaces={{{WORK}}}") if namespaced else ()
+            kube.must_helm("install", RELEASE, str(CHART), "-n", SYSTEM, *watched)
+            wait_for(lambda: kube.kubectl("get", "fxs").ok, 60, "FluxSamplers to be known")
+            plane.run_controllers()
+            yield Installed(plane, kube, namespaced)
     except (CannotRun, BuildFailed) as error:
         cannot_run(error)
 
@@ -140,10 +157,10 @@ def granted(kube: Kube) -> set[Right]:
     return rights
 
 
-def used(plane: ControlPlane) -> set[Right]:
-    """What the operator asked for and got."""
+def used(plane: ControlPlane, since: int) -> set[Right]:
+    """What the operator asked for and got since a mark of the audit log."""
     rights: set[Right] = set()
-    for event in plane.audit.events():
+    for event in plane.audit.events(since):
         if event.user != USER or not event.resource or event.code >= 400:
             continue
         resource = f"{event.resource}/{event.subresource}" if event.subresource else event.resource
@@ -153,24 +170,14 @@ def used(plane: ControlPlane) -> set[Right]:
     return rights
 
 
-@pytest.mark.parametrize("namespaced", [False, True], ids=["all namespaces", "namespaced"])
-def test_every_right_is_used_and_none_is_missing(
-    plane: ControlPlane, tmp_path: Path, namespaced: bool
-) -> None:
-    kube = Kube(plane.kubeconfig)
-    crds = ensure((recipes.KUBERAY,)).path("kuberay-config") / "crd" / "bases"
-    kube.must("apply", "--server-side", "-f", str(crds))
-    for name in (SYSTEM, WORK, OTHER):
-        kube.must("create", "namespace", name)
-        kube.must("create", "secret", "generic", "private", "-n", name, "--from-literal=token=hidden")
-    watched = ("--set", f"watchNamespaces={{{WORK}}}") if namespaced else ()
-    kube.must_helm("install", RELEASE, str(CHART), "-n", SYSTEM, *watched)
-    wait_for(lambda: kube.kubectl("get", "fxs").ok, 60, "FluxSamplers to be known")
+def test_every_right_is_used_and_none_is_missing(installed: Installed, tmp_path: Path) -> None:
+    plane, kube, namespaced = installed.plane, installed.kube, installed.namespaced
     container = kube.get("deployment", RELEASE, "-n", SYSTEM)["spec"]["template"]["spec"]["containers"][0]
     environment = {one["name"].removeprefix(PREFIX): one.get("value", "a key") for one in container["env"]}
 
     identity = plane.service_account(SYSTEM, RELEASE)
     story = Story(kube)
+    mark = plane.audit.mark()
     log = tmp_path / "operator.log"
     with operator_process(identity, log, paints=False, environment=environment) as operator:
         story.create()
@@ -181,10 +188,10 @@ def test_every_right_is_used_and_none_is_missing(
         operator.stop()
         assert operator.process.returncode == 0
 
-    wait_for(lambda: granted(kube) <= used(plane), 30, "the audit log to hold every use of a right")
-    mine = [event for event in plane.audit.events() if event.user == USER]
+    wait_for(lambda: granted(kube) <= used(plane, mark), 30, "the audit log to hold every use of a right")
+    mine = [event for event in plane.audit.events(mark) if event.user == USER]
     assert [event for event in mine if event.code in (401, 403)] == []
-    assert used(plane) == granted(kube)
+    assert used(plane, mark) == granted(kube)
     assert not [event for event in mine if event.namespace == OTHER]
     assert not {"secrets", "configmaps"} & {event.resource for event in mine}
     if namespaced:
@@ -193,15 +200,8 @@ def test_every_right_is_used_and_none_is_missing(
         assert kube.must("get", "clusterroles,clusterrolebindings", *labels) == ""
 
 
-@pytest.mark.parametrize("namespaced", [False, True], ids=["all namespaces", "namespaced"])
-def test_secrets_cannot_be_read(plane: ControlPlane, namespaced: bool) -> None:
-    kube = Kube(plane.kubeconfig)
-    for name in (SYSTEM, WORK, OTHER):
-        kube.must("create", "namespace", name)
-        kube.must("create", "secret", "generic", "private", "-n", name, "--from-literal=token=hidden")
-    watched = ("--set", f"watchNamespaces={{{WORK}}}") if namespaced else ()
-    kube.must_helm("install", RELEASE, str(CHART), "-n", SYSTEM, *watched)
-    operator = Kube(plane.service_account(SYSTEM, RELEASE))
+def test_secrets_cannot_be_read(installed: Installed) -> None:
+    operator = Kube(installed.plane.service_account(SYSTEM, RELEASE))
     # The identity is the one with the chart's rights: it may read what it should.
     assert operator.kubectl("get", "services", "-n", WORK).ok
     for namespace in (SYSTEM, WORK, OTHER):
@@ -224,5 +224,5 @@ def test_secrets_cannot_be_read(plane: ControlPlane, namespaced: bool) -> None:
         refused = operator.kubectl(*command, "-n", WORK)
         assert "forbidden" in refused.err.lower(), command
     nodes = operator.kubectl("get", "nodes")
-    assert nodes.ok is not namespaced
+    assert nodes.ok is not installed.namespaced
     assert not operator.kubectl("get", "nodes", "-o", "name", "--watch", "--request-timeout=5s").ok

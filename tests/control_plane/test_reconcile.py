@@ -19,8 +19,8 @@ from tests.support.operator_world import KINDS, USER, World, install_definitions
 def plane() -> Iterator[ControlPlane]:
     """An API server of this module's own: others' operators and objects would be counted otherwise."""
     with ControlPlane() as made:
-        made.run_controllers()
         install_definitions(made)
+        made.run_controllers()
         yield made
 
 

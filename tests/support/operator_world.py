@@ -38,10 +38,16 @@ KINDS = tuple(resource.kind for resource in CHILDREN)
 RECONCILES = "fluxsampler_operator_reconcile_seconds_count"
 
 
-def install_definitions(plane: ControlPlane, *, kuberay: bool = True) -> None:
-    """Our CRD and KubeRay's; returns when they are served."""
-    plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", Path(__file__).parents[2] / "crds")
-    wanted = [SAMPLERS]
+def install_definitions(plane: ControlPlane, *, ours: bool = True, kuberay: bool = True) -> None:
+    """Our CRD and KubeRay's; returns when they are served.
+
+    Before ``run_controllers`` where there is a choice: the garbage collector looks for new kinds every half a
+    minute only, and until then deletes nothing of theirs.
+    """
+    wanted = []
+    if ours:
+        plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", Path(__file__).parents[2] / "crds")
+        wanted += [SAMPLERS]
     if kuberay:
         bases = ensure((recipes.KUBERAY,)).path("kuberay-config") / "crd" / "bases"
         # Each of KubeRay's definitions is more than half a megabyte, and the others are nobody's here.
