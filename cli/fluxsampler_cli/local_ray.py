@@ -181,7 +181,7 @@ class LocalRay:
 
 def service_url(host: str, port: int) -> str:
     """What a program on this machine opens to reach a service that listens on ``host``."""
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - compares
     return f"http://{reachable}:{port}"
 
 

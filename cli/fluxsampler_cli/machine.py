@@ -104,7 +104,7 @@ def _smi(*arguments: str) -> str | None:
     if program is None:
         return None
     try:
-        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=30, check=True)  # noqa: S603
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=30, check=True)  # noqa: S603 - nvidia-smi, no shell
     except (subprocess.SubprocessError, OSError) as error:
         detail = getattr(error, "stderr", None) or getattr(error, "stdout", None) or str(error)
         first = next((line for line in detail.splitlines() if line.strip()), str(error))

@@ -70,7 +70,7 @@ def start_gang(forkserver: Forkserver) -> Iterator[StartGang]:
     engines: list[ParallelEngine] = []
 
     def start(model: ModelArgs, layout: Layout, **options: object) -> ParallelEngine:
-        engine = ParallelEngine(model, layout, "cpu", forkserver=forkserver, **options)  # type: ignore[arg-type]
+        engine = ParallelEngine(model, layout, "cpu", forkserver=forkserver, **options)  # type: ignore[arg-type]  # options by name
         engines.append(engine)
         engine.load()
         return engine

@@ -146,10 +146,10 @@ async def running(
     for name, script in scripts.items():
         if parts[name] is not None:
             engines[name] = FakeEngine(name, script)  # type: ignore[arg-type]  # the two names
-            host = EngineHost(engines[name], facts_of(args, name))  # type: ignore[arg-type]
+            host = EngineHost(engines[name], facts_of(args, name))  # type: ignore[arg-type]  # the two names
             hosts.append(host)
             await host.start()
-            clients[name] = LocalClient(name, host)  # type: ignore[arg-type]
+            clients[name] = LocalClient(name, host)  # type: ignore[arg-type]  # the two names
     counts = Counts()
     app = compose(args, clients.get("parallel"), clients.get("fallback"), counts, answer_id=True)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -84,7 +84,7 @@ def _pass_through(convolution: nn.Conv2d) -> None:
         weight[:, :, 1, 1] += 0.7 * centre
     with torch.no_grad():
         convolution.weight.copy_(weight)
-        nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]  # every convolution here has a bias
 
 
 def as_tensor(pictures: list[Picture]) -> torch.Tensor:
@@ -160,7 +160,7 @@ def train(settings: AutoencoderSettings, folder: Path) -> None:
         divergence = 3e-4 * min(1.0, max(0.0, (progress - 0.2) / 0.3))
         loss = _loss(model, pictures, edges, divergence)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average.update(model)

@@ -164,7 +164,7 @@ def train(settings: FlowSettings, latents: Path, out: Path) -> None:
     """Train on the encoded pictures in `latents`; `out` always holds the newest averaged parameters."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = (settings, latents, out, f"{folder}/rendezvous")
-        spawn(_train_process, arguments, nprocs=settings.processes)  # type: ignore[no-untyped-call]
+        spawn(_train_process, arguments, nprocs=settings.processes)  # type: ignore[no-untyped-call]  # of torch
 
 
 def load_denoiser(path: Path) -> Denoiser:

@@ -42,7 +42,7 @@ def rayservice(
         # KubeRay makes a Secret with a random token and hands it to its own pods; needs no right of ours.
         "authOptions": {"mode": "token"},
         "headGroupSpec": {
-            "rayStartParams": _start_params(head) | {"dashboard-host": "0.0.0.0", "num-gpus": "0"},  # noqa: S104
+            "rayStartParams": _start_params(head) | {"dashboard-host": "0.0.0.0", "num-gpus": "0"},  # noqa: S104 (of a pod)
             "template": pods.head(spec, head, settings, owner, account),
         },
         "workerGroupSpecs": [

@@ -24,8 +24,8 @@ def test_generates(openai: OpenAI) -> None:
 
 def test_own_fields_travel_in_extra_body(openai: OpenAI) -> None:
     answer = openai.images.generate(prompt="a red circle", extra_body={"seed": 3, "steps": 2})
-    assert answer.fluxsampler["seed"] == 3  # type: ignore[attr-defined]
-    assert answer.fluxsampler["steps"] == 2  # type: ignore[attr-defined]
+    assert answer.fluxsampler["seed"] == 3  # type: ignore[attr-defined]  # ours, not in OpenAI's type
+    assert answer.fluxsampler["steps"] == 2  # type: ignore[attr-defined]  # as above
 
 
 def test_streams_previews_and_the_picture(openai: OpenAI) -> None:

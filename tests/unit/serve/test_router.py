@@ -103,11 +103,11 @@ class Setup:
 
 
 def gang(**told: object) -> Sampler:
-    return Sampler("parallel", **told)  # type: ignore[arg-type]
+    return Sampler("parallel", **told)  # type: ignore[arg-type]  # fields by name
 
 
 def single(**told: object) -> Sampler:
-    return Sampler("fallback", **told)  # type: ignore[arg-type]
+    return Sampler("fallback", **told)  # type: ignore[arg-type]  # fields by name
 
 
 async def test_the_gang_is_first() -> None:
@@ -143,7 +143,7 @@ async def test_what_fails_on_the_gang_goes_to_the_fallback_once(failure: Failure
     setup = Setup(gang(fails=failure), single())
     outcome, route = await setup.draw()
     assert isinstance(outcome, Drawn)
-    assert route == Route("fallback", reason)  # type: ignore[arg-type]
+    assert route == Route("fallback", reason)  # type: ignore[arg-type]  # parametrised
     assert [asked.engine for asked in setup.asked] == ["parallel", "fallback"]
     assert setup.counts.refusals == (["parallel"] if failure == "PictureRefused" else [])
 
