@@ -10,19 +10,18 @@ from typing import Any
 
 import pytest
 from tools.cluster.api import Api
-from tools.cluster.errors import ApiFailure
 
 from fluxsampler_api import crd
 from fluxsampler_api.errors import SpecError
 from fluxsampler_api.loading import parse
-from fluxsampler_api.sampler import GROUP, PLURAL, VERSION
+from fluxsampler_api.sampler import GROUP, PLURAL
 from tests.support.cluster import ControlPlane, wait_for
+from tests.support.dry_run import refusal
 from tests.support.kube import Kube
 from tests.support.spec_cases import BASE
 
 COMMITTED = Path(__file__).parents[2] / "crds" / f"{PLURAL}.{GROUP}.yaml"
 SPEC = crd.build()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
-DRY_RUN = f"/apis/{GROUP}/{VERSION}/namespaces/default/{PLURAL}?dryRun=All&fieldValidation=Strict"
 ODD: tuple[Any, ...] = ("", "x", "Auto", "auto", "true", "8", "64Gi", "1e3", "5.", ".5Gi", "+1Gi", "1Gi ", "1Gi\n", "a" * 600, "é",
        0, 1, -1, 1.5, 10**12, 2**63 - 1, 75 * 2**20 - 1, 75 * 2**20, True, False, None, [], {}, ["x"], {"x": 1})  # fmt: skip
 
@@ -74,13 +73,8 @@ def taken_by_pydantic(made: dict[str, Any]) -> str:
 
 
 def taken_by_server(api: Api, made: dict[str, Any]) -> str:
-    try:
-        api.call("POST", DRY_RUN, made)
-    except ApiFailure as error:
-        if error.status not in (400, 422):
-            raise
-        return f"refused: {error}"
-    return "taken"
+    refused = refusal(api, made)
+    return "taken" if refused is None else f"refused: {refused}"
 
 
 @pytest.mark.timeout(900)

@@ -37,3 +37,4 @@ class ApiFailure(ClusterError):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"{status}: {message}")
         self.status = status
+        self.answer = message
