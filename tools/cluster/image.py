@@ -41,8 +41,9 @@ TAG = "dev"
 SUITE = "bookworm"
 # All that the Dockerfile would install from Debian is here already, so that no build asks for it again.
 BASE_PACKAGES = ("bash", "ca-certificates", "netbase", "python3", "python3-venv", "tini", "tzdata", "wget")
-_DEBIAN = "http://deb.debian.org/debian"
-_PUBLIC = {SUITE: _DEBIAN, f"{SUITE}-updates": _DEBIAN, f"{SUITE}-security": f"{_DEBIAN}-security"}
+_SUITES = (SUITE, f"{SUITE}-updates", f"{SUITE}-security")
+# Debian's own list of its public servers, which the package apt brings as an example.
+_SOURCES = "/usr/share/doc/apt/examples/sources.list"
 # Manuals and translations; the licences stay.
 _LEFT_OUT = (
     "path-exclude=/usr/share/man/*",
@@ -50,9 +51,10 @@ _LEFT_OUT = (
     "path-exclude=/usr/share/locale/*",
     "path-exclude=/usr/share/doc/*",
     "path-include=/usr/share/doc/*/copyright",
+    f"path-include={_SOURCES}",
 )
 # Counted up when base() makes something else of the same packages.
-_BASE_RECIPE = 1
+_BASE_RECIPE = 2
 
 # chroot needs nothing that a container without privileges over namespaces would lack.
 _BUILD = ("build", "--isolation", "chroot", "--format", "oci")
@@ -234,8 +236,7 @@ def forgotten(images: Sequence[Mapping[str, Any]], now: float) -> list[str]:
 
 
 def base_command(tar: Path, sources: Sequence[str], apt_options: Sequence[str]) -> list[str]:
-    """mmdebstrap's command line: packages from ``sources``; the result names Debian's public servers alone."""
-    public = "".join(f"deb {url} {suite} main\\n" for suite, url in _PUBLIC.items())
+    """mmdebstrap's command line: packages from ``sources``, else from its default ones; the result names Debian's public servers alone."""
     return [
         "mmdebstrap",
         "--mode=root",
@@ -243,7 +244,7 @@ def base_command(tar: Path, sources: Sequence[str], apt_options: Sequence[str]) 
         f"--include={','.join(BASE_PACKAGES)}",
         *(f"--dpkgopt={option}" for option in _LEFT_OUT),
         *(f"--aptopt={option}" for option in apt_options),
-        f'--customize-hook=printf "{public}" > "$1/etc/apt/sources.list"',
+        f'--customize-hook=cp "$1{_SOURCES}" "$1/etc/apt/sources.list"',
         '--customize-hook=rm -f "$1"/etc/apt/sources.list.d/* "$1/etc/apt/apt.conf.d/99mmdebstrap"',
         '--customize-hook=rm -f "$1/etc/hostname" "$1/etc/resolv.conf"',
         SUITE,
@@ -253,12 +254,11 @@ def base_command(tar: Path, sources: Sequence[str], apt_options: Sequence[str]) 
 
 
 def machine_sources() -> list[str]:
-    """This machine's own sources of Debian ``SUITE`` if apt has them (a mirror, perhaps), else the public ones."""
+    """This machine's own sources of Debian ``SUITE`` (a mirror, perhaps); none when its apt has another release."""
     form = ["--format", "$(REPO_URI) $(CODENAME) $(COMPONENT) $(ORIGIN)", "Created-By: Packages"]
     found = [line.split() for line in run(["apt-get", "indextargets", *form]).splitlines()]
     mine = {words[1]: words[0] for words in found if len(words) == 4 and words[2:] == ["main", "Debian"]}
-    chosen = {suite: mine.get(suite, url) for suite, url in _PUBLIC.items()} if SUITE in mine else _PUBLIC
-    return [f"deb {url} {suite} main" for suite, url in chosen.items()]
+    return [f"deb {mine[suite]} {suite} main" for suite in _SUITES if suite in mine] if SUITE in mine else []
 
 
 def machine_apt_options() -> list[str]:

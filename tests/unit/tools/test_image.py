@@ -107,7 +107,14 @@ def test_base_names_public_servers_only() -> None:
     assert '--aptopt=Acquire::http::Proxy "http://p"' in command
     hooks = [word for word in command if word.startswith("--customize-hook=")]
     assert "mirror.internal" not in "".join(hooks)
-    assert any("sources.list" in hook and "bookworm-security" in hook for hook in hooks)
+    # Debian's own list, which has to be among the files that are unpacked.
+    (listed,) = [
+        hook.split('"')[1].removeprefix("$1") for hook in hooks if hook.startswith("--customize-hook=cp")
+    ]
+    assert f"--dpkgopt=path-include={listed}" in command
+    assert command.index(f"--dpkgopt=path-include={listed}") > command.index(
+        "--dpkgopt=path-exclude=/usr/share/doc/*"
+    )
     # The proxy was written there.
     assert any("99mmdebstrap" in hook and hook.startswith("--customize-hook=rm") for hook in hooks)
     assert {"bash", "wget", "tini"} <= set(BASE_PACKAGES)
@@ -115,6 +122,7 @@ def test_base_names_public_servers_only() -> None:
 
 def test_machine_sources_prefer_a_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = (
+        "http://mirror.internal/debian-security/ bookworm-security main Debian\n"
         "http://mirror.internal/debian/ bookworm main Debian\n"
         "http://mirror.internal/debian/ bookworm contrib Debian\n"
         "https://other.example/ nodistro main Other\n"
@@ -122,14 +130,15 @@ def test_machine_sources_prefer_a_mirror(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(image, "run", lambda argv: lines)
     assert image.machine_sources() == [
         "deb http://mirror.internal/debian/ bookworm main",
-        "deb http://deb.debian.org/debian bookworm-updates main",
-        "deb http://deb.debian.org/debian-security bookworm-security main",
+        "deb http://mirror.internal/debian-security/ bookworm-security main",
     ]
 
 
 def test_machine_sources_of_another_release_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image, "run", lambda argv: "http://mirror.internal/debian/ trixie main Debian\n")
-    assert image.machine_sources()[0] == "deb http://deb.debian.org/debian bookworm main"
+    assert image.machine_sources() == []
+    # mmdebstrap then takes its own default.
+    assert base_command(Path("/made/root.tar"), [], [])[-2:] == [SUITE, "/made/root.tar"]
 
 
 def test_machine_apt_options_are_ways_only(monkeypatch: pytest.MonkeyPatch) -> None:
