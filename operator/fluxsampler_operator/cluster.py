@@ -10,7 +10,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -28,6 +28,7 @@ from fluxsampler_operator.errors import (
     Conflict,
     KindMissing,
     NotFound,
+    NotLeading,
     NotOurs,
     Permanent,
 )
@@ -76,6 +77,7 @@ RAY_CLUSTERS = Resource("ray.io/v1", "RayCluster", "rayclusters")
 PODS = Resource("v1", "Pod", "pods")
 NODES = Resource("v1", "Node", "nodes")
 EVENTS = Resource("v1", "Event", "events")
+LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
 # What builders may ask for.
 CHILDREN = (
     RAY_SERVICES,
@@ -106,18 +108,36 @@ def configuration() -> Any:
 
 
 class Cluster:
-    """One API server. Every method raises an :class:`~fluxsampler_operator.errors.OperatorError` when it fails."""
+    """One API server. Every method raises an :class:`~fluxsampler_operator.errors.OperatorError` when it fails.
 
-    def __init__(self, configured: Any | None = None) -> None:
+    ``may_write`` is asked in the thread that sends, right before each write; False makes it NotLeading, unsent.
+    """
+
+    def __init__(
+        self, configured: Any | None = None, *, may_write: Callable[[], bool] = lambda: True, read_seconds: float | None = None
+    ) -> None:  # fmt: skip
         self._api = _client.ApiClient(configured or configuration())
         self._api.user_agent = FIELD_MANAGER
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="cluster")
+        self._under_way: set[Future[Manifest]] = set()
+        self._may_write = may_write
+        self._read_seconds = read_seconds
         self._settled: dict[tuple[str, str, str], tuple[str, frozenset[str]]] = {}
 
     def close(self) -> None:
         """Take no further call; those under way end by their timeouts."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._api.close()
+
+    async def at_rest(self, seconds: float) -> bool:
+        """Wait for every call that is under way, for so long; whether all of them have ended."""
+        calls = [asyncio.wrap_future(call) for call in tuple(self._under_way)]
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*calls, return_exceptions=True)
+        except TimeoutError:
+            return False
+        return True
 
     async def serves(self, resource: Resource) -> bool:
         """Whether the API server knows the kind."""
@@ -262,6 +282,17 @@ class Cluster:
         except NotFound:
             return
 
+    async def create(self, resource: Resource, manifest: Manifest) -> Manifest:
+        """Make an object and return it; raises Conflict when there is one of that name."""
+        path = resource.path(manifest["metadata"]["namespace"])
+        return await self._call("POST", path, resource, [], manifest, "application/json")
+
+    async def replace(self, resource: Resource, live: Manifest) -> Manifest:
+        """Write an object whole; raises Conflict when it has changed since ``live`` was read, NotFound when it is gone."""
+        meta = live["metadata"]
+        path = resource.path(meta["namespace"], meta["name"])
+        return await self._call("PUT", path, resource, [], live, "application/json")
+
     async def create_event(self, about: Manifest, kind: str, reason: str, message: str) -> None:
         """One Event (``kind`` Normal or Warning) about an object."""
         meta = about["metadata"]
@@ -297,10 +328,10 @@ class Cluster:
         self, verb: str, path: str, resource: Resource, query: Iterable[tuple[str, str]] = (), body: Any = None,
         content_type: str = "",
     ) -> Manifest:  # fmt: skip
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._threads, self._send, verb, path, resource, list(query), body, content_type
-        )
+        call = self._threads.submit(self._send, verb, path, resource, list(query), body, content_type)
+        self._under_way.add(call)
+        call.add_done_callback(self._under_way.discard)
+        return await asyncio.wrap_future(call)
 
     def _send(
         self, verb: str, path: str, resource: Resource, query: list[tuple[str, str]], body: Any, content_type: str
@@ -309,9 +340,12 @@ class Cluster:
         request = self._api.param_serialize(
             verb, path, query_params=query, header_params=headers, body=body, auth_settings=["BearerToken"]
         )
+        if verb != "GET" and not self._may_write():
+            raise NotLeading(f"this operator does not lead any more; not sent: {verb} {path}")
         code = 0
         try:
-            answer = self._api.call_api(*request, _request_timeout=(CONNECT_SECONDS, READ_SECONDS))
+            timeouts = (CONNECT_SECONDS, self._read_seconds or READ_SECONDS)
+            answer = self._api.call_api(*request, _request_timeout=timeouts)
             data, code = answer.read(), answer.status
         except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:
             raise ClusterUnavailable(f"the API server did not answer {verb} {path}: {error}") from error

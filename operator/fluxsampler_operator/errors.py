@@ -3,9 +3,11 @@
 ::
 
     OperatorError
+    ├── LeadershipLost            another operator may work now: this process ends
     ├── Retryable                 the same call may succeed later
     │   ├── ClusterUnavailable    the API server did not answer, or answered 429 or 5xx
     │   ├── Conflict              another writer was first
+    │   ├── NotLeading            nothing was sent, since this process does not lead
     │   └── WebhookFailed         an admission webhook did not answer for this object
     └── Permanent                 the same call fails again until a person or an object changes
         ├── NotFound              there is no such object
@@ -23,6 +25,10 @@ class OperatorError(Exception):
     """Base of all errors of the operator."""
 
 
+class LeadershipLost(OperatorError):
+    """The Lease is somebody else's, or could not be renewed in time."""
+
+
 class Retryable(OperatorError):
     """The same call may succeed later; ``after_seconds`` is the server's own wish, if it has one."""
 
@@ -37,6 +43,10 @@ class ClusterUnavailable(Retryable):
 
 class Conflict(Retryable):
     """Another writer was first."""
+
+
+class NotLeading(Retryable):
+    """A write was not sent, since the Lease that allows it has run out."""
 
 
 class WebhookFailed(Retryable):

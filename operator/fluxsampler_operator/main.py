@@ -7,6 +7,7 @@ import atexit
 import os
 import signal
 import sys
+from typing import NoReturn
 
 import kopf
 import structlog
@@ -14,7 +15,7 @@ from prometheus_client import start_http_server
 
 from fluxsampler_operator import logs
 from fluxsampler_operator.cluster import RAY_SERVICES, SAMPLERS, Cluster
-from fluxsampler_operator.errors import OperatorError, Retryable
+from fluxsampler_operator.errors import LeadershipLost, OperatorError, Retryable
 from fluxsampler_operator.handlers.events import (
     BUILT_IN_KINDS,
     KUBERAY_KINDS,
@@ -25,14 +26,19 @@ from fluxsampler_operator.handlers.keys import Samplers
 from fluxsampler_operator.handlers.login import log_in
 from fluxsampler_operator.handlers.probe import answer_probe
 from fluxsampler_operator.handlers.watcher import Watcher
+from fluxsampler_operator.leader import RENEW_SHARE, Candidate
+from fluxsampler_operator.metrics import LEADER
 from fluxsampler_operator.picture import Draw, Pictures, draw
 from fluxsampler_operator.queue import Key, WorkQueue
 from fluxsampler_operator.reconcile import Reconciler
 from fluxsampler_operator.settings import Settings
+from fluxsampler_operator.standby import answering_probes
 
 _log = structlog.get_logger(__name__)
 
 SHUTDOWN_SECONDS = 3.0
+# Then, for calls under way to end, and again for the lease to be given back.
+RELEASE_SECONDS = 1.0
 
 
 class Operator:
@@ -97,17 +103,63 @@ async def _kuberay(cluster: Cluster) -> str:
         return f"unknown: {error}"
 
 
+def _candidate(settings: Settings) -> Candidate | None:
+    """None where there is but one operator. Its calls wait behind none of the work's, and end within a deadline."""
+    if settings.lease is None:
+        return None
+    leases = Cluster(read_seconds=settings.lease_seconds * RENEW_SHARE / 2)
+    return Candidate(leases, *settings.lease, settings.lease_seconds)
+
+
+async def _work(settings: Settings, ask: Draw, cluster: Cluster, candidate: Candidate | None) -> None:
+    """Wait for the Lease where there is one, and work while it is held. Raises LeadershipLost."""
+    if candidate is None:
+        LEADER.set(1)
+        await Operator(settings, cluster, ask).run()
+        return
+    async with answering_probes(settings.health_port):
+        await candidate.acquire()
+    LEADER.set(1)
+    working = asyncio.create_task(Operator(settings, cluster, ask).run(), name="operator")
+    holding = asyncio.create_task(candidate.hold(), name="lease")
+    try:
+        done, _ = await asyncio.wait({working, holding}, return_when=asyncio.FIRST_COMPLETED)
+        await done.pop()
+    except LeadershipLost as error:
+        # Nothing may hold up the end: whoever has the lease now is at work, and the kubelet starts this one anew.
+        _log.error("leadership lost, this operator ends", error=str(error))
+        _leave(1)
+    finally:
+        working.cancel()
+        await asyncio.wait({working})
+        holding.cancel()
+
+
+async def _release(candidate: Candidate, cluster: Cluster) -> None:
+    """Let a follower begin at once, unless a write of ours may still arrive."""
+    if not await cluster.at_rest(RELEASE_SECONDS):
+        _log.warning("lease kept until it runs out: a call has not ended")
+        return
+    try:
+        async with asyncio.timeout(RELEASE_SECONDS):
+            await candidate.release()
+    except (OperatorError, TimeoutError) as error:
+        _log.warning("lease kept until it runs out", error=str(error) or "no answer")
+
+
 async def _until_signal(settings: Settings, ask: Draw) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    cluster = Cluster()
+    candidate = _candidate(settings)
+    cluster = Cluster(may_write=candidate.leads if candidate else lambda: True)
     _log.info(
         "operator starts", version=settings.version, serve_image=settings.serve_image,
         namespaces=list(settings.watch_namespaces) or "all", kuberay=await _kuberay(cluster),
+        lease="/".join(settings.lease) if settings.lease else "none",
     )  # fmt: skip
-    running = asyncio.create_task(Operator(settings, cluster, ask).run(), name="operator")
+    running = asyncio.create_task(_work(settings, ask, cluster, candidate), name="work")
     stopping = asyncio.create_task(stopped.wait(), name="signal")
     await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if running.done():
@@ -116,6 +168,17 @@ async def _until_signal(settings: Settings, ask: Draw) -> None:
     _log.info("operator stops")
     running.cancel()
     await asyncio.wait({running}, timeout=SHUTDOWN_SECONDS)
+    if candidate is not None and running.done():
+        await _release(candidate, cluster)
+
+
+def _leave(code: int) -> NoReturn:
+    # os._exit would skip these, and the Kubernetes client's removes the files that it wrote a kubeconfig's private key into.
+    atexit._run_exitfuncs()
+    sys.stderr.flush()
+    # Threads of calls that the API server does not answer would hold the process for as long as their timeouts;
+    # nothing of ours is left to be saved.
+    os._exit(code)
 
 
 def main(ask: Draw = draw) -> None:
@@ -131,9 +194,4 @@ def main(ask: Draw = draw) -> None:
     except OperatorError as error:
         code = 1
         _log.error("the operator cannot run", error=str(error))
-    # os._exit would skip these, and the Kubernetes client's removes the files that it wrote a kubeconfig's private key into.
-    atexit._run_exitfuncs()
-    sys.stderr.flush()
-    # Threads of calls that the API server does not answer would hold the process for as long as their timeouts;
-    # nothing of ours is left to be saved.
-    os._exit(code)
+    _leave(code)

@@ -22,6 +22,9 @@ QUEUED = Gauge("fluxsampler_operator_queued_objects", "FluxSamplers that wait fo
 PICTURES = Counter(
     "fluxsampler_operator_pictures_total", "Canary pictures asked for, by what came back.", ["result"]
 )
+LEADER = Gauge(
+    "fluxsampler_operator_leader", "1 while this operator works, 0 while it waits for the one that does."
+)
 CONDITION = Gauge(
     "fluxsampler_condition",
     "1 for the status that a condition of a FluxSampler has now.",

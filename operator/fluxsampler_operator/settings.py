@@ -27,7 +27,9 @@ class Settings:
     means all. ``probe_key`` signs the operator's own requests (see ``picture.py``). ``resync_seconds``
     is the slow level-based round for each object, beside the events; ``retry_seconds`` how old Serve's last word has
     to be before a start that it gave up is tried again (see ``retry.py``). ``read_nodes`` False: the role allows it not
-    (the default of a namespaced installation). ``metrics_port`` 0: no metrics.
+    (the default of a namespaced installation). ``lease`` is namespace and name of the Lease without which it does not
+    work; None where it is the only one. ``lease_seconds`` after which a lost leader is replaced (see ``leader.py``).
+    ``metrics_port`` 0: no metrics.
     """
 
     serve_image: str = "fluxsampler-serve:latest"
@@ -38,6 +40,8 @@ class Settings:
     read_nodes: bool = True
     resync_seconds: float = 300.0
     retry_seconds: float = 300.0
+    lease: tuple[str, str] | None = None
+    lease_seconds: int = 15
     health_port: int = 8080
     metrics_port: int = 9090
     log_level: str = "INFO"
@@ -80,6 +84,10 @@ class Settings:
         level = text("LOG_LEVEL", cls.log_level).upper()
         if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise Permanent(f"{PREFIX}LOG_LEVEL is {level!r}; use DEBUG, INFO, WARNING or ERROR")
+        lease = text("LEASE", "")
+        lease_namespace, _, lease_name = lease.partition("/")
+        if lease and (not lease_namespace or not lease_name or "/" in lease_name):
+            raise Permanent(f"{PREFIX}LEASE is {lease!r}; use NAMESPACE/NAME")
         return cls(
             serve_image=text("SERVE_IMAGE", cls.serve_image),
             image_pull_policy=policy,
@@ -89,6 +97,8 @@ class Settings:
             read_nodes=nodes == "true",
             resync_seconds=seconds("RESYNC_SECONDS", cls.resync_seconds),
             retry_seconds=seconds("RETRY_SECONDS", cls.retry_seconds),
+            lease=(lease_namespace, lease_name) if lease else None,
+            lease_seconds=int(seconds("LEASE_SECONDS", cls.lease_seconds)),
             health_port=port("HEALTH_PORT", cls.health_port),
             metrics_port=port("METRICS_PORT", cls.metrics_port),
             log_level=level,

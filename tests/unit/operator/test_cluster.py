@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import threading
@@ -17,13 +18,22 @@ from kubernetes.config import ConfigException
 
 from fluxsampler_operator import cluster as module
 from fluxsampler_operator.answers import error_of
-from fluxsampler_operator.cluster import APPLIED_ANNOTATION, NODES, PODS, RAY_SERVICES, SAMPLERS, Cluster
+from fluxsampler_operator.cluster import (
+    APPLIED_ANNOTATION,
+    LEASES,
+    NODES,
+    PODS,
+    RAY_SERVICES,
+    SAMPLERS,
+    Cluster,
+)
 from fluxsampler_operator.errors import (
     ClusterUnavailable,
     Conflict,
     Forbidden,
     KindMissing,
     NotFound,
+    NotLeading,
     NotOurs,
     OperatorError,
     Permanent,
@@ -73,7 +83,7 @@ def server() -> Iterator[Server]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_PATCH = do_POST = do_DELETE = _serve  # noqa: N815  (names of the standard library)
+        do_GET = do_PATCH = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815  (names of the standard library)
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (the standard library's name)
             """Be quiet."""
@@ -351,6 +361,72 @@ async def test_status_is_replaced_whole_and_only_of_this_very_object(
 async def test_a_finalizer_is_taken_off_and_the_others_stay(server: Server, cluster: Cluster) -> None:
     await cluster.drop_finalizer(RAY_SERVICES, owned(finalizers=["a", "b", "c"]), "b")
     assert server.asked[0][2][-1] == {"op": "replace", "path": "/metadata/finalizers", "value": ["a", "c"]}
+
+
+LEASE = {
+    "metadata": {"namespace": "a", "name": "x", "resourceVersion": "7"},
+    "spec": {"holderIdentity": "me"},
+}
+
+
+async def test_an_object_is_made_and_written_whole(server: Server, cluster: Cluster) -> None:
+    server.answers = [as_sent, as_sent, status(409, "the object has been modified")]
+    assert await cluster.create(LEASES, LEASE) == LEASE
+    assert await cluster.replace(LEASES, LEASE) == LEASE
+    with pytest.raises(Conflict):
+        await cluster.replace(LEASES, LEASE)
+    root = "/apis/coordination.k8s.io/v1/namespaces/a/leases"
+    assert [asked[:2] for asked in server.asked[:2]] == [("POST", root), ("PUT", f"{root}/x")]
+    assert server.asked[1][2]["metadata"]["resourceVersion"] == "7"
+
+
+async def test_who_may_not_write_sends_nothing_but_reads(server: Server) -> None:
+    configured = client.Configuration()
+    configured.host = server.url
+    allowed = True
+    fenced = Cluster(configured, may_write=lambda: allowed)
+    server.answers = [(200, {**SERVICE_LIVE, "items": []})]
+    await fenced.create(LEASES, LEASE)
+    allowed = False
+    server.asked = []
+    writes = (
+        fenced.create(LEASES, LEASE),
+        fenced.replace(LEASES, LEASE),
+        fenced.apply(service(externalName="new")),
+        fenced.patch_status("a", "x", "u1", {}),
+        fenced.drop_finalizer(RAY_SERVICES, owned(finalizers=["b"]), "b"),
+        fenced.delete(PODS, SERVICE_LIVE),
+        fenced.create_event(SERVICE_LIVE, "Normal", "Reason", "message"),
+    )
+    for write in writes:
+        with pytest.raises(NotLeading):
+            await write
+    await fenced.find(PODS, "a")
+    assert {verb for verb, _, _ in server.asked} == {"GET"}
+    fenced.close()
+
+
+async def test_at_rest_is_when_no_call_is_under_way_not_when_nobody_waits_for_one(
+    server: Server, cluster: Cluster
+) -> None:
+    begun, held = threading.Event(), threading.Event()
+
+    def hold(asked: Asked) -> Answer:
+        begun.set()
+        held.wait(30)
+        return 200, {}
+
+    server.answers = [hold]
+    assert await cluster.at_rest(0)
+    calling = asyncio.create_task(cluster.create(LEASES, LEASE))
+    assert await asyncio.to_thread(begun.wait, 30)
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    cluster.close()
+    assert not await cluster.at_rest(0.05)
+    held.set()
+    assert await cluster.at_rest(30)
 
 
 async def test_a_deletion_names_the_very_object(server: Server, cluster: Cluster) -> None:

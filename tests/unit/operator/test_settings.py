@@ -56,6 +56,17 @@ def test_what_cannot_be_read_is_named(name: str, value: str) -> None:
         settings(**{name: value})
 
 
+def test_a_lease_is_named_by_namespace_and_name() -> None:
+    assert settings().lease is None
+    assert settings(LEASE="ns/fx").lease == ("ns", "fx")
+    assert (settings().lease_seconds, settings(LEASE_SECONDS="6").lease_seconds) == (15, 6)
+    for wrong in ("fx", "/fx", "ns/", "a/b/c"):
+        with pytest.raises(Permanent, match=PREFIX + "LEASE is"):
+            settings(LEASE=wrong)
+    with pytest.raises(Permanent, match=PREFIX + "LEASE_SECONDS"):
+        settings(LEASE_SECONDS="0")
+
+
 def test_the_key_is_not_shown() -> None:
     assert "hidden" not in repr(settings(PROBE_KEY="hidden"))
 
