@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tools.cluster.errors import BuildFailed, CannotRun
 
-from tests.support.cluster import LiveCluster, cluster, fresh_namespace
+from tests.support.cluster import NOT_RUN, LiveCluster, cannot_run, cluster, fresh_namespace
 from tests.support.installation import RESTRICTED, Installation, Sampler, build_images, tiny
 
 __all__ = ["cluster", "images", "installed", "namespace", "shared"]
@@ -34,6 +35,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(_SECONDS))
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """Say in the last lines, after the list of skips, what was not run and how to get it."""
+    yield
+    reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    absent = sorted({why.partition(NOT_RUN)[2].strip(":' )") for why in reasons if NOT_RUN in why})
+    if absent:
+        count = sum(NOT_RUN in why for why in reasons)
+        terminalreporter.section(f"{count} tests on a real cluster were not run")
+        for why in absent:
+            terminalreporter.line(f"Missing here: {why}")
+        terminalreporter.line(
+            "To run them: a Debian machine as root, or a cluster of yours (FLUXSAMPLER_TEST_CLUSTER=existing); see docs/dev/cluster.md"
+        )
+
+
 @pytest.fixture
 def namespace(cluster: LiveCluster) -> Iterator[str]:
     """A namespace of the test's own, at Pod Security level restricted."""
@@ -44,7 +61,10 @@ def namespace(cluster: LiveCluster) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def images(cluster: LiveCluster) -> dict[str, str]:
     """Both images, as the working tree is, in the cluster's registry; the chart's values that name them."""
-    return build_images(cluster)
+    try:
+        return build_images(cluster)
+    except (CannotRun, BuildFailed) as error:
+        cannot_run(error)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ A conftest takes the fixtures it wants by importing them:
 ``FLUXSAMPLER_TEST_CLUSTER`` says which cluster: unset, ours (made when there is none; what cannot run
 here skips and says what is missing); ``required``, ours, and what cannot run fails; ``existing``, the one
 of the caller's KUBECONFIG, which needs KubeRay and, in ``FLUXSAMPLER_TEST_REGISTRY``, a registry that its
-nodes pull from.
+nodes pull from; ``FLUXSAMPLER_TEST_TAG`` names images that already are there, where this machine cannot build them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ __all__ = [
 
 MODE = "FLUXSAMPLER_TEST_CLUSTER"
 REGISTRY = "FLUXSAMPLER_TEST_REGISTRY"
+TAG = "FLUXSAMPLER_TEST_TAG"
 LABEL = "fluxsampler.io/test"
+NOT_RUN = "no Kubernetes for this test"
 _HELM_SECONDS = 300.0
 
 
@@ -83,7 +85,7 @@ class LiveCluster:
 
 def cannot_run(error: Exception | str) -> NoReturn:
     """Skip, or fail where the caller has said that these tests must run."""
-    text = f"no Kubernetes for this test: {error}"
+    text = f"{NOT_RUN}: {error}"
     if os.environ.get(MODE) == "required":
         pytest.fail(text)
     pytest.skip(text)
@@ -110,8 +112,8 @@ def cluster() -> Iterator[LiveCluster]:
         yield _existing()
         return
     ours = Cluster()
-    was_up = ours.report().up
     try:
+        was_up = ours.report().up
         ours.up()
     except (CannotRun, BuildFailed) as error:
         cannot_run(error)

@@ -22,7 +22,7 @@ from tools.cluster.image import ImageBuilder
 from tools.cluster.waiting import wait_for
 
 from fluxsampler_operator.manifest import child_name
-from tests.support.cluster import LiveCluster
+from tests.support.cluster import TAG, LiveCluster
 
 ROOT = Path(__file__).parents[2]
 CLI = Path(sys.executable).with_name("fluxsampler")
@@ -43,8 +43,13 @@ def build_images(cluster: LiveCluster) -> dict[str, str]:
     """Both images as the working tree is, where the cluster's nodes pull from; soon done when nothing changed.
 
     Returns the chart's values that name them, by digest: a tag that stays while its image changes would leave
-    running what was built before.
+    running what was built before. Where the caller has pushed both (``FLUXSAMPLER_TEST_TAG``), those are taken.
+
+    Raises:
+        CannotRun: this machine cannot build them.
     """
+    if pushed := os.environ.get(TAG):
+        return {"image.tag": pushed, "serve.image.tag": pushed}
     builder = ImageBuilder()
     with builder.alone():
         for target in ("operator", "serve"):

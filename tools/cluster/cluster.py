@@ -105,7 +105,13 @@ class Cluster:
         return api_server.make_user(self._at, Authority.load(self._at.pki), f"user-{name}", user, groups)
 
     def report(self) -> Report:
-        """How it is now."""
+        """How it is now.
+
+        Raises:
+            CannotRun: it is there, and another user's.
+        """
+        if self.kubeconfig.exists() and not os.access(self.kubeconfig, os.R_OK):
+            raise CannotRun("the cluster on this machine is root's: run this as root")
         running = {}
         for name in PARTS:
             record = self._processes.record(name)
