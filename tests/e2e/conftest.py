@@ -39,8 +39,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
     """Say in the last lines, after the list of skips, what was not run and how to get it."""
     yield
-    reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
-    absent = sorted({why.partition(NOT_RUN)[2].strip(":' )") for why in reasons if NOT_RUN in why})
+    reasons = [str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", [])]
+    absent = sorted({why.partition(NOT_RUN)[2].strip(": ") for why in reasons if NOT_RUN in why})
     if absent:
         count = sum(NOT_RUN in why for why in reasons)
         terminalreporter.section(f"{count} tests on a real cluster were not run")
