@@ -135,9 +135,8 @@ class Pictures:
         """The result for the application's present ``form``, and seconds until another look is worth it.
 
         Starts a drawing when there is none for this form, or when the last one failed a while ago, or was drawn
-        by the fallback where the plan has a ``parallel`` engine: nothing else would tell that it is back. Until there
-        is a result for this form a picture drawn in the former one stands, so that a change in place of an
-        application that went on running is no gap; :meth:`forget` ends that, and a plan that has no ``parallel``
+        by the fallback where the plan has a ``parallel`` engine: nothing else would tell that it is back. A picture of
+        the former form is no result for this one; :meth:`hold` still knows it, unless the plan has no ``parallel``
         engine any more, or other ``engines`` (a digest of what would draw it).
         """
         canary = self._canaries.get(key)
@@ -150,14 +149,14 @@ class Pictures:
             self.forget(key)
             canary = self._canaries[key] = _Canary(form, engines, former=former)
         if canary.task is not None:
-            return canary.last, None
+            return canary.result, None
         result = canary.result
         if result is not None and result.drawn and not (parallel and result.engine == "fallback"):
             return result, None
         if result is not None and self._clock() < canary.due:
             return result, canary.due - self._clock()
         canary.task = asyncio.create_task(self._draw(key, canary, request), name=f"picture {key}")
-        return canary.last, None
+        return canary.result, None
 
     def hold(self, key: Key, engines: str) -> PictureResult | None:
         """The last picture, while an application changes in place whose ``engines`` are still those that drew it.

@@ -18,6 +18,7 @@ from fluxsampler_operator.builders import desired
 from fluxsampler_operator.builders.rollout import outdated
 from fluxsampler_operator.cluster import EVENTS, NODES, PODS, RAY_CLUSTERS, RAY_SERVICES, SAMPLERS, Cluster
 from fluxsampler_operator.comparison import digest
+from fluxsampler_operator.continuity import Continuity
 from fluxsampler_operator.errors import (
     Conflict,
     Forbidden,
@@ -43,6 +44,7 @@ from fluxsampler_operator.retry import given_up, last_word
 from fluxsampler_operator.settings import Settings
 from fluxsampler_operator.status import EventNote, next_status, transitions
 from fluxsampler_operator.uptake import Uptake
+from fluxsampler_operator.written import Written
 from fluxsampler_planner.args import app_args
 
 _log = structlog.get_logger(__name__)
@@ -79,6 +81,8 @@ class Reconciler:
         self._kuberay: tuple[float, bool] = (float("-inf"), False)
         self._looks: dict[Key, int] = {}
         self._uptake = Uptake(clock)
+        self._continuity = Continuity()
+        self._written = Written()
 
     async def reconcile(self, key: Key) -> float | None:
         """One round for one FluxSampler: seconds until the next one, None when it is gone."""
@@ -104,7 +108,7 @@ class Reconciler:
         if rayservice is not None and not errors:
             await self._roll_out(live, owner, rayservice, pods)
         observed, wait = await self._observe(key, owner, outcome, kuberay, rayservice, pods, errors)
-        changed = await self._write(live, observed)
+        changed = await self._write(key, live, observed)
         await self._try_again(live, owner, observed)
         asks = outcome.sampler is not None and outcome.sampler.spec.canary.enabled
         settled = _settled(observed, asks=asks)
@@ -119,8 +123,8 @@ class Reconciler:
         return known
 
     async def _gone(self, key: Key) -> float | None:
-        self._pictures.forget(key)
-        self._uptake.forget(key)
+        for memory in (self._pictures, self._uptake, self._continuity, self._written):
+            memory.forget(key)
         self._looks.pop(key, None)
         forget_conditions(key.namespace, key.name)
         child = Owner(key.name, key.namespace).child
@@ -192,11 +196,15 @@ class Reconciler:
         errors: tuple[str, ...],
     ) -> tuple[Observed, float | None]:  # fmt: skip
         url = f"http://{owner.child}.{owner.namespace}.svc:{PORT}"
+        app = application(rayservice)
         missing = self._uptake.missing(key, rayservice)
+        goes_on = self._continuity.goes_on(
+            key, rayservice, app, _engines(outcome, app), head=head_ready(pods, app.cluster), current=missing == 0
+        )  # fmt: skip
         picture, wait = (
             self._picture(key, owner, outcome, rayservice, pods, url) if missing == 0 else (None, missing)
         )
-        well = picture is not None and picture.drawn and application(rayservice).running
+        well = picture is not None and picture.drawn and app.running
         events = () if well else await self._events(owner, rayservice, pods)
         observed = Observed(
             plan=outcome.plan.status() if outcome.plan is not None else None,
@@ -205,6 +213,7 @@ class Reconciler:
             kuberay=kuberay,
             rayservice=rayservice,
             taken_up=not missing,
+            goes_on=goes_on,
             pods=pods,
             events=events,
             nodes=self._nodes[1] or (),
@@ -253,7 +262,7 @@ class Reconciler:
         app = application(rayservice)
         engines = _engines(outcome, app)
         if sampler is None or rayservice is None or not app.running:
-            if app.changing:
+            if app.changing and head_ready(pods, app.cluster):
                 return self._pictures.hold(key, engines), None
             self._pictures.forget(key)
             return None, None
@@ -286,14 +295,15 @@ class Reconciler:
         about = [event for event in found if (event.get("involvedObject") or {}).get("name") in names]
         return sorted(about, key=_when)
 
-    async def _write(self, live: Manifest, observed: Observed) -> bool:
+    async def _write(self, key: Key, live: Manifest, observed: Observed) -> bool:
         """Write status and Events if anything differs; whether it did."""
-        meta, previous = live["metadata"], live.get("status")
+        meta, previous = live["metadata"], self._written.read(key, live.get("status"))
         status = next_status(live, observed, previous, self._now())
         show_conditions(meta["namespace"], meta["name"], status.get("conditions", ()))
         if status == previous:
             return False
-        await self._cluster.patch_status(meta["namespace"], meta["name"], meta["uid"], status)
+        kept = await self._cluster.patch_status(meta["namespace"], meta["name"], meta["uid"], status)
+        self._written.note(key, status, kept)
         for note in transitions(previous, status):
             await self._tell(live, note)
         return True

@@ -46,6 +46,7 @@ class Observed:
     RayService, newest last. ``apply_errors`` are messages of manifests that the API server refused.
     ``picture`` is None until one was asked for since the application's present form is up.
     ``taken_up`` is False while KubeRay's words about Serve may be those of the RayService's former spec.
+    ``goes_on``: a change is under way that leaves the engines running which ran before it.
     ``nodes`` are only looked at to explain why a pod cannot be scheduled. ``notes`` are sentences that
     qualify the plan, such as that no node could be read.
     """
@@ -56,6 +57,7 @@ class Observed:
     kuberay: bool = True
     rayservice: Json | None = None
     taken_up: bool = True
+    goes_on: bool = False
     pods: Sequence[Json] = ()
     events: Sequence[Json] = ()
     nodes: Sequence[Json] = ()

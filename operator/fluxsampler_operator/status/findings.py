@@ -14,11 +14,10 @@ from fluxsampler_api.status import ConditionType
 from fluxsampler_operator import diagnosis
 from fluxsampler_operator.diagnosis.causes import Cause
 from fluxsampler_operator.diagnosis.cluster_checks import wanted_workers
-from fluxsampler_operator.diagnosis.serve_checks import sentence
 from fluxsampler_operator.observed import Observed, pod_state, serve_state
 from fluxsampler_operator.observed.serve_state import FALLBACK, GATEWAY, PARALLEL, Application
 from fluxsampler_operator.reasons import PROGRESS, Reason
-from fluxsampler_operator.status import conditions
+from fluxsampler_operator.status import conditions, words
 from fluxsampler_operator.status.conditions import Finding
 
 Json = Mapping[str, Any]
@@ -58,11 +57,11 @@ class View:
             return self._finding("Accepted", "Unknown", Reason.PLANNING, "no plan has been made yet")
         layout, estimate = plan.layout, plan.estimate
         replicas = f"{layout.replicas} × " if layout.replicas != 1 else ""
-        words = (
+        said = (
             f"{replicas}{layout.summary}, fallback {plan.fallback.placement}; about {estimate.seconds_per_image:.3g} s for "
             f"{estimate.width}×{estimate.height} in {estimate.steps} steps"
         )
-        return self._finding("Accepted", "True", Reason.PLANNED, "; ".join((words, *self.observed.notes)))
+        return self._finding("Accepted", "True", Reason.PLANNED, "; ".join((said, *self.observed.notes)))
 
     def _cluster(self) -> Finding:
         cause = self.causes.get("ClusterReady")
@@ -86,7 +85,7 @@ class View:
         if not head.ready or up < wanted:
             return self._starting(
                 "ClusterReady", Reason.STARTING,
-                f"{_pod_words(head)}; {up} of {wanted} worker pods run" + "".join(f", {_pod_words(pod)}" for pod in workers if not pod.runs),
+                f"{words.of_pod(head)}; {up} of {wanted} worker pods run" + "".join(f", {words.of_pod(each)}" for each in workers if not each.runs),
             )  # fmt: skip
         return self._finding(
             "ClusterReady",
@@ -107,12 +106,16 @@ class View:
             )
             return self._starting("EngineReady", Reason.DEPLOYING, waits)
         if not self.application.running:
-            return self._starting("EngineReady", Reason.DEPLOYING, _deploying(self.application))
+            said = words.deploying(self.application)
+            held = self._held("EngineReady", f"{words.CHANGING}; {said}") if self._goes_on != "none" else None
+            return held or self._starting("EngineReady", Reason.DEPLOYING, said)
+        if self._restarts:
+            return self._starting("EngineReady", Reason.DEPLOYING, "Serve starts the engines anew")
         if self._lags:
             # Serve's words are those of the form before; they stand until KubeRay has handed the new one on.
-            return self._held("EngineReady") or self._starting(
-                "EngineReady", Reason.DEPLOYING, "KubeRay has not taken up the change yet"
-            )
+            said = "KubeRay has not taken up the change yet"
+            held = self._held("EngineReady", f"Serve said RUNNING before the change; {said}")
+            return held or self._starting("EngineReady", Reason.DEPLOYING, said)
         return self._finding("EngineReady", "True", Reason.RUNNING, f"Serve says RUNNING: {self._engines()}")
 
     def _serving(self, engine: Finding) -> Finding:
@@ -121,7 +124,7 @@ class View:
             return self._held("Serving") or self._starting(
                 "Serving", Reason.DEPLOYING, "waits for the new cluster"
             )
-        if not self.application.running or not engine.holds:
+        if not engine.holds or (not self.application.running and self._goes_on == "none"):
             return self._starting("Serving", Reason.DEPLOYING, "waits for the engines")
         if self._headless:
             return self._starting(
@@ -130,6 +133,10 @@ class View:
         cause = self.causes.get("Serving")
         if cause is not None:
             return self._caused(cause)
+        if self._goes_on != "none":
+            return self._held("Serving") or self._starting(
+                "Serving", Reason.DEPLOYING, "waits for the engines"
+            )
         if not self._canary:
             return self._finding(
                 "Serving", "True", Reason.RUNNING,
@@ -149,18 +156,41 @@ class View:
             f"the {picture.engine} engine drew the canary picture through {self.observed.url}",
         )  # fmt: skip
 
-    def _held(self, type_: ConditionType) -> Finding | None:
-        """What was found last and did hold, with the generation that it was found for."""
+    def _held(self, type_: ConditionType, message: str = "") -> Finding | None:
+        """What was found last and did hold, with the generation that it was found for; ``message`` replaces its own."""
         held = conditions.find(conditions.of(self.previous), type_)
         if held is None or held.get("status") != "True":
             return None
         return self._finding(
             type_,
             "True",
-            _known(held.get("reason")),
-            str(held.get("message")),
+            words.known(held.get("reason")),
+            message or str(held.get("message")),
             held.get("observedGeneration"),
         )
+
+    @property
+    def _goes_on(self) -> Engine:
+        """The engine that goes on answering through a change that Serve makes in place; none where that is not sure.
+
+        Other arguments of the engines, a replica that fails, a lost head, an engine that is asked for no more and
+        none beside it that was up: all these are no such change, and pictures could fail.
+        """
+        application, previous = self.application, self.previous or {}
+        if not (self.observed.goes_on and application.changing and GATEWAY in application.deployments):
+            return "none"
+        if self._headless or self._held("EngineReady") is None or self._engine_before == "none":
+            return "none"
+        if self._wants_parallel and self._engine_before == "parallel":
+            return "parallel" if PARALLEL in application.deployments else "none"
+        singles = ("fallbackReplicas",) if self._gangs else ("fallbackReplicas", "replicas")
+        up = any(previous.get(each) for each in singles)
+        return "fallback" if up and self._warm_singles > 0 and FALLBACK in application.deployments else "none"
+
+    @property
+    def _restarts(self) -> bool:
+        """KubeRay has handed on a change that starts the engines anew, though what it says of Serve is older."""
+        return not self.observed.taken_up and not self.observed.goes_on
 
     @property
     def _lags(self) -> bool:
@@ -188,6 +218,12 @@ class View:
 
     def _degraded(self, ready: Finding, serving: Finding) -> Finding:
         engine = self.engine()
+        before = conditions.find(conditions.of(self.previous), "Degraded")
+        if self._goes_on != "none" and before is not None:
+            # What is being started is no loss, and what the change takes away is none either.
+            return Finding(
+                "Degraded", before["status"], words.known(before["reason"]), before["message"], before["observedGeneration"]
+            )  # fmt: skip
         if engine == "none":
             return self._finding(
                 "Degraded", "False", Reason.NOT_SERVING, "nothing answers yet; Ready says why"
@@ -209,9 +245,10 @@ class View:
         for each in chain:
             if not each.holds:
                 return Finding("Ready", each.status, each.reason, each.message, generation)
-        return Finding(
-            "Ready", "True", Reason.READY, f"pictures are served at {self.observed.url}", generation
-        )
+        said = f"pictures are served at {self.observed.url}"
+        if generation < self.generation or self._goes_on != "none":
+            said += f"; {words.CHANGING}"
+        return Finding("Ready", "True", Reason.READY, said, generation)
 
     # -- what is up
 
@@ -221,6 +258,10 @@ class View:
         before = self._engine_before
         if self._headless and not self._cluster_before_serves:
             return "none"
+        if self._restarts:
+            return "none"
+        if self._goes_on != "none":
+            return self._goes_on
         if picture is not None:
             return picture.engine if picture.drawn else "none"
         if self._cluster_before_serves:
@@ -263,7 +304,7 @@ class View:
             return 0
         if found.healthy and not self._lags:
             return wanted
-        if found.healthy or found.status in ("UPSCALING", "DOWNSCALING"):
+        if found.healthy or found.status in ("UPSCALING", "DOWNSCALING") or self._goes_on != "none":
             # Serve tells no counts here; those that were up before stay up meanwhile.
             before = (self.previous or {}).get(field)
             return before if isinstance(before, int) else 0
@@ -300,11 +341,11 @@ class View:
     def _engines(self) -> str:
         parts = []
         if self._gangs:
-            parts.append(_count(self.replicas() or 0, "parallel replica"))
+            parts.append(words.count(self.replicas() or 0, "parallel replica"))
         elif self.observed.plan is not None:
-            parts.append(_count(self.replicas() or 0, "single-device replica"))
+            parts.append(words.count(self.replicas() or 0, "single-device replica"))
         if self.observed.plan is not None and self.observed.plan.fallback.placement != "None":
-            parts.append(_count(self.fallbacks() or 0, "warm fallback"))
+            parts.append(words.count(self.fallbacks() or 0, "warm fallback"))
         return " and ".join(parts) or "all deployments are healthy"
 
     # -- findings
@@ -327,36 +368,7 @@ class View:
         """
         held = conditions.find(conditions.of(self.previous), type_) or {}
         if held.get("status") == "False" and held.get("observedGeneration") == self.generation:
-            known = _known(held.get("reason"))
+            known = words.known(held.get("reason"))
             if known == Reason.WORKER_OOM_KILLED or (known not in PROGRESS and self._initialises):
                 return self._finding(type_, "False", known, str(held.get("message")))
         return self._finding(type_, "False", reason, message)
-
-
-def _known(word: Any) -> Reason:
-    """A reason as it stands in a status, which another version of the operator may have written."""
-    return Reason(word) if word in set(Reason) else Reason.RUNNING
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _pod_words(pod: pod_state.Pod) -> str:
-    waiting = next(
-        (str(each.waiting["reason"]) for each in pod.containers if each.waiting.get("reason")), None
-    )
-    state = "is not ready" if pod.runs else f"is {waiting or pod.phase}"
-    return f"the {pod.role} pod {pod.name} {state}"
-
-
-def _deploying(application: Application) -> str:
-    parts = [
-        f"{name} {each.status}" for name, each in sorted(application.deployments.items()) if not each.healthy
-    ]
-    said = next((text for _, text in application.texts()), "")
-    return (
-        f"Serve says {application.status}"
-        + (f": {', '.join(parts)}" if parts else "")
-        + (f"; {sentence(said)}" if said else "")
-    )

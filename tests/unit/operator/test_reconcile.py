@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
+import structlog
 
 from fluxsampler_operator.cluster import PODS, RAY_CLUSTERS, RAY_SERVICES, SAMPLERS, Cluster, Resource
 from fluxsampler_operator.errors import ClusterUnavailable, Conflict, Forbidden, NotFound, Refused
@@ -237,7 +238,7 @@ async def test_once_serve_is_seen_deploying_the_change_its_next_words_count_at_o
     await world.round()
     play(world.cluster.live(RAY_SERVICES), "DEPLOYING")
     await world.round()
-    assert world.cluster.condition("EngineReady") == ("False", "Deploying")
+    assert _generation(world, "EngineReady") == 1
     play(world.cluster.live(RAY_SERVICES))
     await world.rounds(2)
     assert _generation(world, "Ready") == 2
@@ -263,8 +264,163 @@ async def test_the_engine_that_drew_goes_on_drawing_while_only_counts_change(
     await world.round()
     status = world.cluster.live(SAMPLERS)["status"]
     assert status["engine"] == engine
-    assert world.cluster.condition("Ready")[0] == "False"
+    assert world.cluster.condition("Ready")[0] == str(engine == "parallel")
     assert world.cluster.condition("Degraded")[0] == str(engine == "fallback")
+
+
+def _ready(world: World) -> tuple[str, int]:
+    """Status and generation of Ready."""
+    return world.cluster.condition("Ready")[0], _generation(world, "Ready")
+
+
+async def test_ready_stays_through_changes_in_place_and_is_about_the_form_that_was_proven(
+    world: World,
+) -> None:
+    two_of_four = {**SPEC, "hardware": {"device": "cpu", "gpusPerNode": 4, "memory": "9Gi"}, "parallelism": {"gpusPerReplica": 2}}  # fmt: skip
+    await world.ready(two_of_four)
+    painted = len(world.painter.requests)
+    world.cluster.sampler({**two_of_four, "replicas": 2})
+    await world.round()  # KubeRay has not seen it
+    assert _ready(world) == ("True", 1)
+    play(world.cluster.live(RAY_SERVICES))
+    await world.round()  # KubeRay has handed it on, and says what Serve said before
+    assert _ready(world) == ("True", 1)
+    play(world.cluster.live(RAY_SERVICES), "DEPLOYING")
+    await world.round()
+    assert _ready(world) == ("True", 1)
+    assert world.cluster.live(SAMPLERS)["status"]["replicas"] == 1
+    world.cluster.sampler({**two_of_four, "replicas": 2, "serving": {"maxQueuedRequests": 3}})
+    await world.round()  # a second one before the first is done
+    assert _ready(world) == ("True", 1)
+    play(world.cluster.live(RAY_SERVICES), "DEPLOYING")
+    await world.round()
+    assert _ready(world) == ("True", 1)
+    world.painter.open.clear()
+    play(world.cluster.live(RAY_SERVICES))
+    await world.round()  # the new picture is being drawn
+    assert _ready(world) == ("True", 1)
+    world.painter.open.set()
+    await world.rounds(2)
+    assert _ready(world) == ("True", 3)
+    assert world.cluster.live(SAMPLERS)["status"]["replicas"] == 2
+    assert len(world.painter.requests) == painted + 1
+    assert world.cluster.told == [], "no condition came or went"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [{"parallelism": {"gpusPerReplica": 4}}],
+        [{"parallelism": {"gpusPerReplica": 4}}, {}],  # and back before it was done
+    ],
+)
+async def test_ready_is_lost_when_serve_is_told_to_start_the_engines_anew(
+    world: World, changes: list[dict[str, Any]]
+) -> None:
+    two_of_four = {**SPEC, "hardware": {"device": "cpu", "gpusPerNode": 4, "memory": "9Gi"}, "parallelism": {"gpusPerReplica": 2}}  # fmt: skip
+    await world.ready(two_of_four)
+    for change in changes:
+        world.cluster.sampler({**two_of_four, **change})
+        await world.round()
+    play(world.cluster.live(RAY_SERVICES))
+    await world.round()
+    assert world.cluster.condition("Ready")[0] == "False"
+    assert world.cluster.live(SAMPLERS)["status"]["engine"] == "none"
+    play(world.cluster.live(RAY_SERVICES), "DEPLOYING")
+    await world.round()
+    assert world.cluster.condition("Ready")[0] == "False"
+    play(world.cluster.live(RAY_SERVICES))
+    await world.rounds(2)
+    assert _ready(world) == ("True", 1 + len(changes))
+
+
+async def test_a_change_in_place_without_a_canary_leaves_ready(world: World) -> None:
+    quiet = {**SPEC, "canary": {"enabled": False}}
+    await world.ready(quiet)
+    world.cluster.sampler({**quiet, "serving": {"maxQueuedRequests": 3}})
+    await world.round()
+    play(world.cluster.live(RAY_SERVICES), "DEPLOYING")
+    await world.round()
+    assert _ready(world) == ("True", 1)
+    play(world.cluster.live(RAY_SERVICES))
+    await world.round()
+    assert _ready(world) == ("True", 2)
+    assert world.painter.requests == []
+
+
+async def test_a_head_that_is_lost_in_a_change_takes_ready_with_it(world: World) -> None:
+    await world.ready()
+    world.cluster.sampler({**SPEC, "serving": {"maxQueuedRequests": 3}})
+    await world.round()
+    play(world.cluster.live(RAY_SERVICES), "DEPLOYING")
+    head = next(
+        made for (kind, _, name), made in world.cluster.objects.items() if kind == "Pod" and "head" in name
+    )
+    ready = next(each for each in head["status"]["conditions"] if each["type"] == "Ready")
+    ready["status"] = "False"
+    await world.round()
+    assert world.cluster.condition("Ready")[0] == "False"
+    ready["status"] = "True"  # what it brings up is not what drew before
+    await world.round()
+    assert world.cluster.condition("Ready")[0] == "False"
+
+
+async def test_an_operator_that_starts_in_a_change_claims_nothing(world: World) -> None:
+    await world.ready()
+    world.cluster.sampler({**SPEC, "serving": {"maxQueuedRequests": 3}})
+    await world.round()
+    play(world.cluster.live(RAY_SERVICES), "DEPLOYING")
+    anew = World()
+    anew.cluster = world.cluster
+    anew.reconciler = Reconciler(cast(Cluster, world.cluster), SETTINGS, anew.pictures)
+    await anew.round()
+    assert world.cluster.condition("Ready")[0] == "False"
+
+
+async def test_fields_that_the_server_drops_are_written_once(world: World) -> None:
+    world.cluster.unknown = {"performance", "engine"}
+    with structlog.testing.capture_logs() as logs:
+        await world.ready()
+        await world.rounds(5)
+        assert world.cluster.writes == []
+        status = world.cluster.live(SAMPLERS)["status"]
+        assert world.cluster.unknown.isdisjoint(status)
+        assert status["replicas"] == 1
+        since = [each["lastTransitionTime"] for each in status["conditions"]]
+        world.now += timedelta(hours=1)
+        world.cluster.sampler({**SPEC, "serving": {"maxQueuedRequests": 3}})
+        await world.round()
+        play(world.cluster.live(RAY_SERVICES))
+        world.time += 10
+        await world.rounds(4)
+        world.time += 10
+        await world.rounds(3)
+        assert _ready(world) == ("True", 2)
+        assert [
+            each["lastTransitionTime"] for each in world.cluster.live(SAMPLERS)["status"]["conditions"]
+        ] == since
+        world.cluster.writes.clear()
+        await world.rounds(5)
+        assert world.cluster.writes == []
+    told = [line for line in logs if line["event"] == "the CRD is older than the operator"]
+    assert {field for line in told for field in line["dropped"]} == {"performance", "engine"}
+    assert len(told) <= 2
+    assert "crds.install=true" in told[0]["fix"]
+
+
+async def test_a_status_that_somebody_else_edits_is_put_right_although_fields_are_dropped(
+    world: World,
+) -> None:
+    world.cluster.unknown = {"engine"}
+    await world.ready()
+    world.cluster.live(SAMPLERS)["status"]["phase"] = "Failed"
+    await world.rounds(2)
+    assert world.cluster.writes == ["status"]
+    assert world.cluster.live(SAMPLERS)["status"]["phase"] == "Ready"
+    world.cluster.unknown = set()  # a newer definition is told with the next difference
+    world.cluster.live(SAMPLERS)["status"]["phase"] = "Failed"
+    await world.rounds(2)
+    assert world.cluster.live(SAMPLERS)["status"]["engine"] == "parallel"
 
 
 async def test_a_change_in_place_does_not_flap_while_the_new_picture_is_drawn(world: World) -> None:
