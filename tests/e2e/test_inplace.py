@@ -2,13 +2,93 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from threading import Event, Thread
 
+import httpx
 import pytest
 
 from tests.support.installation import KIND, Sampler
 from tests.support.shape_checker import matches
+
+# One line for each time that the object is written: its generation, and what Ready says, of which generation.
+COLUMNS = (
+    '{.metadata.generation}{"\\t"}{range .status.conditions[?(@.type=="Ready")]}'
+    '{.observedGeneration}{"\\t"}{.status}{"\\t"}{.message}{end}{"\\n"}'
+)
+# Between two pictures, so that drawing leaves a processor to what is rolled out.
+PAUSE_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What somebody saw who watched Ready and drew one picture after the other."""
+
+    log: Path
+    engines: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def writes(self) -> list[list[str]]:
+        """Generation, Ready's generation, its status and its message, for each write of the object so far."""
+        whole, _, _ = self.log.read_text(encoding="utf-8").rpartition("\n")
+        return [line.split("\t") for line in whole.splitlines()]
+
+    def uninterrupted(self) -> None:
+        """Fail the test if Ready was ever lost or a picture did not come."""
+        print(f"\ndrawn meanwhile: {dict(self.engines)}, Ready as it was written:")
+        for each in self.writes:
+            print("   ", *each)
+        assert {status for _, _, status, _ in self.writes} == {"True"}
+        assert self.failures == []
+        assert self.engines.total() > 2
+
+
+@contextmanager
+def watched(sampler: Sampler, folder: Path) -> Iterator[Seen]:
+    """Watch Ready by kubectl, and draw all the time, until the block ends and the watch has seen its end."""
+    seen, over, url, kubectl = Seen(folder / "ready"), Event(), sampler.url, sampler.cluster.kubectl
+
+    def draw() -> None:
+        while not over.wait(PAUSE_SECONDS):
+            try:
+                seen.engines[sampler.draw("a red circle", url=url).engine] += 1
+            except (AssertionError, httpx.HTTPError) as error:
+                seen.failures.append(f"{type(error).__name__}: {error}")
+
+    painter = Thread(target=draw)
+    command: list[str | Path] = [
+        kubectl.program, "--kubeconfig", kubectl.kubeconfig, "get", KIND, sampler.name, "-n", sampler.namespace,
+        "--watch", "-o", f"jsonpath={COLUMNS}",
+    ]  # fmt: skip
+    with seen.log.open("wb") as log:
+        watch = subprocess.Popen(command, stdout=log)
+        try:
+            sampler.wait(lambda: seen.writes, "the watch to begin")
+            painter.start()
+            yield seen
+            last = str(sampler.live["metadata"]["generation"])
+            sampler.wait(lambda: seen.writes[-1][:2] == [last, last], "the watch to see the end")
+        finally:
+            over.set()
+            if painter.ident is not None:
+                painter.join()
+            watch.terminate()
+            watch.wait()
+
+
+def kubectl_wait(sampler: Sampler) -> None:
+    """Wait as users do; what that returns for is the generation that was applied."""
+    sampler.cluster.kubectl(
+        "wait", f"{KIND}/{sampler.name}", "-n", sampler.namespace, "--for=condition=Ready", "--timeout=400s", timeout=420
+    )  # fmt: skip
+    assert sampler.condition("Ready").get("status") == "True"
 
 
 @pytest.fixture(autouse=True)
@@ -20,29 +100,37 @@ def as_before(shared: Sampler) -> Iterator[None]:
     shared.wait_ready()
 
 
-def test_limits_and_fallbacks_change_in_place(shared: Sampler) -> None:
+def test_limits_and_fallbacks_change_in_place(shared: Sampler, tmp_path: Path) -> None:
     pods, gang = shared.pod_uids, shared.gang
     assert len(gang) >= 2
-    shared.patch(
-        {"serving": {"requestTimeoutSeconds": 77, "maxQueuedRequests": 5}, "fallback": {"minReplicas": 2}}
-    )
-    shared.wait_ready()
+    with watched(shared, tmp_path) as seen:
+        shared.patch(
+            {"serving": {"requestTimeoutSeconds": 77, "maxQueuedRequests": 5}, "fallback": {"minReplicas": 2}}
+        )
+        kubectl_wait(shared)
+    seen.uninterrupted()
+    assert any("a change is being rolled out" in message for *_, message in seen.writes)
     shared.wait(lambda: shared.status["fallbackReplicas"] == 2, "two fallbacks")
     assert shared.draw("a red circle").engine == "parallel"
     assert shared.pod_uids == pods
     assert shared.gang == gang
 
 
-def test_scale_to_two_to_one_to_none(shared: Sampler) -> None:
+def test_scale_to_two_to_one_to_none(shared: Sampler, tmp_path: Path) -> None:
     pods, gang = shared.pod_uids, shared.gang
     for replicas in (2, 1, 0):
-        shared.cluster.kubectl(
-            "scale", f"{KIND}/{shared.name}", "-n", shared.namespace, f"--replicas={replicas}"
-        )
-        took = shared.wait(
-            partial(_ready_with, shared, replicas),
-            f"{replicas} replicas",
-        )
+        folder = tmp_path / str(replicas)
+        folder.mkdir()
+        with watched(shared, folder) as seen:
+            shared.cluster.kubectl(
+                "scale", f"{KIND}/{shared.name}", "-n", shared.namespace, f"--replicas={replicas}"
+            )
+            kubectl_wait(shared)
+            took = shared.wait(
+                partial(_ready_with, shared, replicas),
+                f"{replicas} replicas",
+            )
+        seen.uninterrupted()
         drawn = shared.draw("a red circle")
         print(f"\nscaled to {replicas} in {took:.1f} s, drawn by {drawn.engine}")
         assert drawn.engine == ("parallel" if replicas else "fallback")
