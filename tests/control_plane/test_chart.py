@@ -63,7 +63,11 @@ def operator(documents: list[dict[str, Any]]) -> dict[str, Any]:
     return container
 
 
-@pytest.mark.parametrize("values", [(), ("-f", str(FULL)), ("--set", "watchNamespaces={a,b}")], ids=["default", "full", "namespaced"])  # fmt: skip
+@pytest.mark.parametrize(
+    "values",
+    [(), ("-f", str(FULL)), ("--set", "watchNamespaces={a,b}"), ("--set", "replicas=2")],
+    ids=["default", "full", "namespaced", "two"],
+)
 def test_lint(values: tuple[str, ...]) -> None:
     ran = OFFLINE.helm("lint", "--strict", str(CHART), *values)
     assert ran.ok, ran.text
@@ -73,7 +77,8 @@ def test_lint(values: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("replicas=2", "additional properties 'replicas' not allowed"),
+        ("replica=2", "additional properties 'replica' not allowed"),
+        ("replicas=-1", "at '/replicas': minimum: got -1, want 0"),
         ("image.repo=x", "at '/image': additional properties 'repo' not allowed"),
         ("serve.image.name=x", "at '/serve/image': additional properties 'name' not allowed"),
         ("image.pullPolicy=Sometimes", "'/image/pullPolicy': value must be one of 'Always', 'IfNotPresent', 'Never'"),
@@ -115,6 +120,7 @@ def test_what_the_chart_sets_is_what_the_operator_reads() -> None:
     assert settings.image_pull_secrets == ("serve-pull", "other-pull")
     assert settings.watch_namespaces == ("team-a", "team-b")
     assert (settings.resync_seconds, settings.retry_seconds) == (120, 60)
+    assert settings.lease == ("fx", "atelier")
     assert settings.log_level == "DEBUG"
     assert settings.read_nodes
     assert settings.probe_key == b"key of the Secret"
@@ -135,6 +141,7 @@ def test_defaults_are_the_operators() -> None:
 def test_every_value_arrives() -> None:
     documents = rendered("-f", str(FULL))
     values = yaml.safe_load(FULL.read_text(encoding="utf-8"))
+    assert one(documents, "Deployment")["spec"]["replicas"] == 3
     template = one(documents, "Deployment")["spec"]["template"]
     pod, container = template["spec"], template["spec"]["containers"][0]
     for name in ("imagePullSecrets", "nodeSelector", "affinity", "tolerations", "topologySpreadConstraints", "priorityClassName",
@@ -168,6 +175,54 @@ def test_every_value_arrives() -> None:
     assert policy[1] == {"ports": [{"port": "metrics"}], "from": values["networkPolicy"]["metricsFrom"]}
     for document in documents:
         assert document["metadata"]["labels"]["cost"] == "gpu", document["kind"]
+
+
+def test_one_operator_needs_no_lease_and_a_paused_one_none() -> None:
+    for replicas in (1, 0):
+        documents = rendered("--set", f"replicas={replicas}")
+        assert "lease" not in json.dumps(documents).lower().replace("release", "")
+        assert not [document for document in documents if document["kind"] == "PodDisruptionBudget"]
+        deployment = one(documents, "Deployment")["spec"]
+        assert (deployment["replicas"], deployment["strategy"]) == (replicas, {"type": "Recreate"})
+        assert "topologySpreadConstraints" not in deployment["template"]["spec"]
+
+
+@pytest.mark.parametrize("watched", [(), ("--set", "watchNamespaces={fx,fx-b}")], ids=["all", "namespaced"])
+def test_two_operators_get_a_lease_a_budget_and_room(watched: tuple[str, ...]) -> None:
+    documents = rendered("--set", "replicas=2", *watched)
+    roles = [each for each in documents if each["kind"] == "Role" and "leases" in json.dumps(each["rules"])]
+    assert [each["metadata"]["namespace"] for each in roles] == ["fx"]
+    assert roles[0]["rules"] == [
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["fluxsampler"], "verbs": ["get", "update"]},
+    ]  # fmt: skip
+    labels = one(documents, "Deployment")["spec"]["selector"]["matchLabels"]
+    budget = one(documents, "PodDisruptionBudget")["spec"]
+    assert (budget["maxUnavailable"], budget["selector"]["matchLabels"]) == (1, labels)
+    pod = one(documents, "Deployment")["spec"]["template"]["spec"]
+    assert {each["topologyKey"] for each in pod["topologySpreadConstraints"]} == {
+        "kubernetes.io/hostname", "topology.kubernetes.io/zone",
+    }  # fmt: skip
+    for each in pod["topologySpreadConstraints"]:
+        assert each["whenUnsatisfiable"] == "ScheduleAnyway", "one node is enough"
+        assert each["labelSelector"]["matchLabels"] == labels
+    anti = '{"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}'
+    own = one(rendered("--set", "replicas=2", "--set-json", f"affinity={anti}"), "Deployment")
+    assert "topologySpreadConstraints" not in own["spec"]["template"]["spec"], "the user's own word counts"
+
+
+def test_operators_without_a_lease_and_with_one_never_stand_side_by_side(kube: Kube) -> None:
+    """Whichever of the two came first is gone before the other comes; electing ones roll."""
+    strategies = []
+    for replicas in (1, 2, 3, 1):
+        kube.must_helm("upgrade", "--install", *RELEASE, "--set", f"replicas={replicas}")
+        live = kube.get("deployment", "fluxsampler", "-n", "fx")
+        assert live["spec"]["replicas"] == replicas
+        elects = any(entry["name"].endswith("_LEASE") for entry in operator([live])["env"])
+        assert elects is (replicas > 1)
+        assert (kube.get("poddisruptionbudget", "fluxsampler", "-n", "fx") is not None) is elects
+        strategies.append(live["spec"]["strategy"]["type"])
+    assert strategies == ["Recreate", "Recreate", "RollingUpdate", "Recreate"]
 
 
 def test_the_server_takes_every_object_of_every_value(kube: Kube) -> None:

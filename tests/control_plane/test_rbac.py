@@ -38,7 +38,7 @@ class Installed:
 
 @pytest.fixture(scope="module", params=[False, True], ids=["all namespaces", "namespaced"])
 def installed(request: pytest.FixtureRequest) -> Iterator[Installed]:
-    """One for each way to install it."""
+    """One for each way to install it; the second elects, too."""
     namespaced = bool(request.param)
     try:
         with ControlPlane() as plane:
@@ -47,7 +47,7 @@ def installed(request: pytest.FixtureRequest) -> Iterator[Installed]:
             for name in (SYSTEM, WORK, OTHER):
                 kube.must("create", "namespace", name)
                 kube.must("create", "secret", "generic", "private", "-n", name, "--from-literal=token=hidden")
-            watched = ("--set", f"watchNamespaces={{{WORK}}}") if namespaced else ()
+            watched = ("--set", f"watchNamespaces={{{WORK}}}", "--set", "replicas=2") if namespaced else ()
             kube.must_helm("install", RELEASE, str(CHART), "-n", SYSTEM, *watched)
             wait_for(lambda: kube.kubectl("get", "fxs").ok, 60, "FluxSamplers to be known")
             plane.run_controllers()
@@ -150,7 +150,11 @@ def granted(kube: Kube) -> set[Right]:
             if role["metadata"]["name"] in ("fluxsampler-view", "fluxsampler-edit"):  # for people
                 continue
             for rule in role["rules"]:
-                assert "resourceNames" not in rule
+                # The audit log tells which object was asked for, and what the operator asks for is one Lease.
+                assert rule.get("resourceNames", [RELEASE]) == [RELEASE]
+                assert ("resourceNames" in rule) is (
+                    rule["resources"] == ["leases"] and rule["verbs"] != ["create"]
+                )
                 rights |= {
                     (g, r, v) for g in rule["apiGroups"] for r in rule["resources"] for v in rule["verbs"]
                 }
@@ -195,7 +199,10 @@ def test_every_right_is_used_and_none_is_missing(installed: Installed, tmp_path:
     assert not [event for event in mine if event.namespace == OTHER]
     assert not {"secrets", "configmaps"} & {event.resource for event in mine}
     if namespaced:
-        assert {event.namespace for event in mine if event.resource} == {WORK}
+        elsewhere = {(e.resource, e.namespace) for e in mine if e.resource and e.namespace != WORK}
+        assert elsewhere == {("leases", SYSTEM)}
+        lease = kube.get("lease", RELEASE, "-n", SYSTEM)["spec"]
+        assert lease["holderIdentity"] == "", "given back at the end"
         labels = ("-l", f"app.kubernetes.io/instance={RELEASE}", "-o", "name")
         assert kube.must("get", "clusterroles,clusterrolebindings", *labels) == ""
 

@@ -68,6 +68,31 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- join "," $names -}}
 {{- end -}}
 
+{{/* "true" where there are several operators, of which a Lease lets one work. */}}
+{{- define "fluxsampler.elects" -}}
+{{- gt (int .Values.replicas) 1 -}}
+{{- end -}}
+
+{{/*
+"true" where pods of the old and the new form may run side by side: all of them elect. Whoever runs in the cluster
+now without a Lease has to be gone first; a template that is rendered without a cluster cannot know it.
+*/}}
+{{- define "fluxsampler.rolls" -}}
+{{- $rolls := eq (include "fluxsampler.elects" .) "true" -}}
+{{- with lookup "apps/v1" "Deployment" .Release.Namespace (include "fluxsampler.fullname" .) -}}
+{{- $elect := false -}}
+{{- range .spec.template.spec.containers -}}
+{{- range .env -}}
+{{- if eq .name "FLUXSAMPLER_OPERATOR_LEASE" -}}
+{{- $elect = true -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $rolls = and $rolls $elect -}}
+{{- end -}}
+{{- $rolls -}}
+{{- end -}}
+
 {{/* "true" where the operator may list nodes. */}}
 {{- define "fluxsampler.readNodes" -}}
 {{- if eq .Values.rbac.nodes "Auto" -}}
