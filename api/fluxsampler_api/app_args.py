@@ -85,12 +85,17 @@ class RequestDefaults(ArgsModel):
     max_text_tokens: int
 
 
-class SizeLimits(ArgsModel):
+class SizeStart(ArgsModel):
     """Sizes the model accepts, in pixels."""
 
     multiple_of: int = 16
     min_side: int
     max_side: int
+
+
+class SizeLimits(SizeStart):
+    """The same, and the largest area there is memory for: a limit of requests, which no engine reserves anything by."""
+
     max_pixels: int
 
 
@@ -198,7 +203,7 @@ class StartArgs(ArgsModel):
     device: Literal["cuda", "cpu"]
     model: ModelArgs
     defaults: RequestDefaults
-    sizes: SizeLimits
+    sizes: SizeStart
     parallel: ParallelStart | None = Field(
         None, description="None: no gang, single devices answer everything."
     )
@@ -212,6 +217,7 @@ class StartArgs(ArgsModel):
 class AppArgs(StartArgs):
     """All that the Serve app is told."""
 
+    sizes: SizeLimits
     parallel: ParallelArgs | None = Field(
         None, description="None: no gang, single devices answer everything."
     )
@@ -228,6 +234,7 @@ class AppArgs(StartArgs):
     def start(self) -> StartArgs:
         """What replicas are started with."""
         fields = {name: getattr(self, name) for name in StartArgs.model_fields}
+        fields["sizes"] = _base(SizeStart, self.sizes)
         fields["parallel"] = _base(ParallelStart, self.parallel)
         fields["fallback"] = _base(FallbackStart, self.fallback)
         fields["serving"] = _base(ServingStart, self.serving)

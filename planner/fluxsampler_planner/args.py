@@ -16,7 +16,8 @@ from fluxsampler_api.app_args import (
     SizeLimits,
 )
 from fluxsampler_api.mounts import CACHE_FOLDER, mounted_source
-from fluxsampler_planner.plan import Plan, dtype_of, largest_picture
+from fluxsampler_planner.pictures import fallback_size, largest_picture
+from fluxsampler_planner.plan import Plan, dtype_of
 
 if TYPE_CHECKING:
     from fluxsampler_api.sampler import FluxSampler
@@ -41,11 +42,12 @@ def app_args(
     spec, model = sampler.spec, plan.model
     cuda = plan.node.device == "cuda"
     most_text = spec.model.max_text_tokens or model.max_text_tokens
-    pixels = largest_picture(plan)
+    kept = largest_picture(plan.inputs, plan.shape, fallback=True)
+    pixels = largest_picture(plan.inputs, plan.shape, fallback=plan.fallback.placement != "None")
     work = plan.inputs.work
     secured = spec.serving.auth_secret_ref is not None
     # The model's own good defaults, unless the plan was made for something smaller than they need.
-    own = model.default_width * model.default_height <= pixels
+    own = model.default_width * model.default_height <= kept
     return AppArgs(
         name=sampler.metadata.name,
         device=spec.hardware.device,
@@ -72,7 +74,7 @@ def app_args(
             max_pixels=pixels,
         ),
         parallel=_parallel(sampler, plan, cuda=cuda, dormant=on_cluster),
-        fallback=_fallback(plan, cuda=cuda, dormant=on_cluster),
+        fallback=_fallback(plan, kept, cuda=cuda, dormant=on_cluster),
         serving=ServingArgs(
             max_ongoing_requests=spec.serving.max_ongoing_requests,
             max_queued_requests=spec.serving.max_queued_requests,
@@ -86,53 +88,45 @@ def app_args(
 
 
 def _parallel(sampler: FluxSampler, plan: Plan, *, cuda: bool, dormant: bool) -> ParallelArgs | None:
-    chosen, split, scaling = plan.chosen, plan.split, sampler.spec.autoscaling
-    if split.ranks == 1 or (chosen.replicas == 0 and not dormant):
+    shape, replicas, scaling = plan.shape, plan.chosen.replicas, sampler.spec.autoscaling
+    split = shape.split
+    if split.ranks == 1 or (replicas == 0 and not dormant):
         return None
     # Ray may put a fallback on any card that has the share left, so only ranks with the room leave one.
-    shared = chosen.rooms if plan.fallback.placement == "CoResident" else ()
+    shared = shape.rooms if shape.placement == "CoResident" and (dormant or plan.fallback.most) else ()
     return ParallelArgs(
         layout=Layout(
             pipefusion=split.pipefusion,
             tensor=split.tensor,
             ulysses=split.ulysses,
             ring=split.ring,
-            stage_blocks=chosen.blocks if split.pipefusion > 1 else None,
+            stage_blocks=shape.blocks if split.pipefusion > 1 else None,
         ),
-        replicas=chosen.replicas if scaling is None else scaling.min_replicas,
-        max_replicas=None if scaling is None else chosen.replicas,
+        replicas=replicas if scaling is None else scaling.min_replicas,
+        max_replicas=None if scaling is None else replicas,
         target_ongoing_requests=1 if scaling is None else scaling.target_ongoing_requests,
-        encoders=chosen.encoders,
+        encoders=shape.encoders,
         gpu_shares=tuple(SHARED_RANK if rank in shared else 1.0 for rank in range(split.ranks))
         if cuda
         else (),
     )
 
 
-def _fallback(plan: Plan, *, cuda: bool, dormant: bool) -> FallbackArgs | None:
-    fallback, alone = plan.fallback, plan.split.ranks == 1
+def _fallback(plan: Plan, pixels: int, *, cuda: bool, dormant: bool) -> FallbackArgs | None:
+    """The single devices; ``pixels`` is the largest picture that one of them ever has to draw beside a rank."""
+    shape, now = plan.shape, plan.fallback
+    alone, form = shape.split.ranks == 1, shape.fallback
     own = plan.chosen.replicas if alone else 0
-    if fallback.placement == "None":
-        if not alone and not dormant:
-            return None
-        replicas = max(1, own) if alone else 0
-        return FallbackArgs(
-            placement="Reserved",
-            min_replicas=replicas,
-            max_replicas=replicas,
-            quantization="fp8" if plan.inputs.form.fp8 else "none",
-            gpus_per_replica=1.0 if cuda else 0.0,
-        )
-    assert fallback.form is not None, "only placement None has no form"  # noqa: S101  (for the type checker)
-    shared = fallback.placement == "CoResident" and not alone
+    if not (alone or dormant or now.most):
+        return None
+    shared = cuda and shape.placement == "CoResident" and not alone
+    most_bytes = fallback_size(plan.inputs, form, pixels) if form is not None else 0
     return FallbackArgs(
-        placement=fallback.placement,
-        min_replicas=own + fallback.warm,
-        max_replicas=max(1, own + fallback.most),
-        quantization=fallback.form.quantization,
-        encoders=fallback.form.encoders,
+        placement="Reserved" if shape.placement == "None" else shape.placement,
+        min_replicas=own + now.warm,
+        max_replicas=own + now.most,
+        quantization=("fp8" if plan.inputs.form.fp8 else "none") if form is None else form.quantization,
+        encoders=(shape.encoders if alone else "device") if form is None else form.encoders,
         gpus_per_replica=(SHARED_FALLBACK if shared else 1.0) if cuda else 0.0,
-        memory_fraction=min(1.0, round(fallback.form.size / plan.node.gpu.memory, 3))
-        if cuda and shared
-        else None,
+        memory_fraction=min(1.0, round(most_bytes / plan.node.gpu.memory, 3)) if shared else None,
     )

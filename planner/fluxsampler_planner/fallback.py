@@ -56,7 +56,10 @@ def forms(
 
 @dataclass(frozen=True, slots=True)
 class FallbackChoice:
-    """A placement with the cards (numbered over all nodes) that hold a fallback, or can."""
+    """A placement with the cards (numbered over all nodes) that hold a fallback, or can.
+
+    ``asked``: by name; ``kept``: it is off, and engines leave it the room; ``alone``: no gang runs.
+    """
 
     placement: Placement
     form: FallbackForm | None
@@ -64,14 +67,21 @@ class FallbackChoice:
     warm: int
     most: int
     asked: bool = False
+    kept: bool = False
+    alone: bool = False
 
     @property
     def message(self) -> str:
         """Why this placement, in a sentence."""
         if self.form is None:
-            return "fallback is off"
+            return "fallback is off" + (
+                "; its place is kept, so no engine starts again when it is turned on" if self.kept else ""
+            )
         held = f"{self.form.quantization if self.form.quantization != 'none' else 'full-precision'} replica of {self.form.size / GIB:.1f} GiB"
         where = " with its text encoders on the CPU" if self.form.encoders == "cpu" else ""
+        if self.alone:
+            share = "is as large as beside one" if self.placement == "CoResident" else "has a card of its own"
+            return f"no gang runs: a {held}{where} {share}"
         cold = "as asked" if self.asked else "no layout as fast as this one has room for a warm one"
         return {
             "CoResident": f"a warm {held}{where} fits beside a rank",
@@ -81,4 +91,6 @@ class FallbackChoice:
         }[self.placement]
 
 
-NO_FALLBACK = FallbackChoice("None", None, (), 0, 0)
+def switched_off(*, kept: bool) -> FallbackChoice:
+    """No fallback; ``kept``: engines leave it the room."""
+    return FallbackChoice("None", None, (), 0, 0, kept=kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -10,7 +11,7 @@ from fluxsampler_planner import report
 from fluxsampler_planner.calibration import CALIBRATION
 from fluxsampler_planner.cost import CostParameters, Workload, with_links
 from fluxsampler_planner.errors import Infeasible, ManualLayoutRefused, problem
-from fluxsampler_planner.fallback import NO_FALLBACK, FallbackChoice, Placement, forms
+from fluxsampler_planner.fallback import FallbackChoice, forms, switched_off
 from fluxsampler_planner.hardware import Hardware, Links, Node, resolve
 from fluxsampler_planner.host import Host, host_memory, payload_size
 from fluxsampler_planner.memory import (
@@ -29,6 +30,7 @@ from fluxsampler_planner.rejections import families
 from fluxsampler_planner.remedies import infeasible
 from fluxsampler_planner.rules import Request, refusal
 from fluxsampler_planner.search import Candidate, Found, Inputs, decoding_rank, rank_totals, search
+from fluxsampler_planner.shape import fallback_now, gangs_now, least_gangs, no_gang, placements, shape_of
 from fluxsampler_planner.split import Split
 
 if TYPE_CHECKING:
@@ -57,13 +59,18 @@ class Card:
 
 @dataclass(frozen=True)
 class Plan:
-    """The answer of the planner; everything is resolved, nothing is a guess left for later."""
+    """The answer of the planner; everything is resolved, nothing is a guess left for later.
+
+    ``shape`` is what engines are started as, ``chosen`` and ``fallback`` how many there are now
+    (:mod:`fluxsampler_planner.shape`).
+    """
 
     name: str
     source: str
     model: ModelFacts
     node: Node
     inputs: Inputs
+    shape: Candidate
     chosen: Candidate
     fallback: FallbackChoice
     cards: tuple[Card, ...]
@@ -119,18 +126,30 @@ def plan(
     if inputs.manual is not None and (broken := refusal(inputs.manual, inputs.request)) is not None:
         raise ManualLayoutRefused(problem(f"spec.parallelism.{broken.field}", broken.message))
     found = search(inputs)
+    if found.best is None and no_gang(spec):
+        # What has no room for a gang may still draw alone.
+        inputs = replace(inputs, replicas=0)
+        found = search(inputs)
     if found.best is None:
         raise infeasible(inputs, found)
-    chosen = found.best
-    fallback = _fallback(spec, inputs, chosen)
+    shape = shape_of(spec, inputs, found.best)
+    planned = _fallback(spec, inputs, shape)
+    fallback = fallback_now(spec, inputs, shape, planned)
+    chosen = gangs_now(spec, inputs, found.best, fallback)
     cards = _cards(inputs, chosen, fallback)
-    host = _host(spec, inputs, chosen, fallback)
+    host = _host(
+        spec,
+        inputs,
+        shape.split,
+        ((max(shape.replicas, chosen.replicas), planned), (chosen.replicas, fallback)),
+    )
     return Plan(
         sampler.metadata.name,
         spec.model.source,
         facts,
         node,
         inputs,
+        shape,
         chosen,
         fallback,
         cards,
@@ -171,13 +190,6 @@ def _inputs(spec: FluxSamplerSpec, model: ModelFacts, node: Node, cost: CostPara
             )
         )
     picture = Picture(model.image_tokens(width, height), most_text, width * height)
-    placements: tuple[Placement, ...] = ("None",)
-    if spec.fallback.enabled:
-        placements = (
-            ("CoResident", "Reserved", "OnDemand")
-            if spec.fallback.placement == "Auto"
-            else (spec.fallback.placement,)
-        )
     return Inputs(
         model=model,
         node=node,
@@ -197,9 +209,9 @@ def _inputs(spec: FluxSamplerSpec, model: ModelFacts, node: Node, cost: CostPara
         throughput=wanted.objective == "throughput",
         manual=Split(*wanted.degrees) if wanted.mode == "Manual" else None,
         gpus_per_replica=wanted.gpus_per_replica,
-        replicas=spec.replicas if spec.autoscaling is None else spec.autoscaling.max_replicas,
+        replicas=least_gangs(spec),
         fallback_forms=forms(model, element, spec.model.quantization, picture, cuda=cuda),
-        placements=placements,
+        placements=placements(spec.fallback) if spec.fallback.enabled else ("None",),
         min_fallbacks=spec.fallback.min_replicas,
     )
 
@@ -218,6 +230,7 @@ def _first_card(node: Node, ranks: int, gang: int) -> int:
 
 
 def _fallback(spec: FluxSamplerSpec, inputs: Inputs, chosen: Candidate) -> FallbackChoice:
+    """The fallback beside the gangs of ``chosen``, were it on."""
     wanted, node, ranks = spec.fallback, inputs.node, chosen.split.ranks
     taken = {
         _first_card(node, ranks, gang) + rank for gang in range(chosen.replicas) for rank in range(ranks)
@@ -241,7 +254,7 @@ def _fallback(spec: FluxSamplerSpec, inputs: Inputs, chosen: Candidate) -> Fallb
     warm = 0 if chosen.placement == "OnDemand" else wanted.min_replicas
     most = room if wanted.max_replicas == "Auto" else min(room, wanted.max_replicas)
     if chosen.placement == "None":
-        return NO_FALLBACK
+        return switched_off(kept=False)
     return FallbackChoice(
         chosen.placement,
         chosen.fallback,
@@ -288,9 +301,10 @@ def _cards(inputs: Inputs, chosen: Candidate, fallback: FallbackChoice) -> tuple
 def _host(
     spec: FluxSamplerSpec,
     inputs: Inputs,
-    chosen: Candidate,
-    fallback: FallbackChoice,
+    split: Split,
+    counts: tuple[tuple[int, FallbackChoice], ...],
 ) -> Host:
+    """Host memory for the first of ``counts`` (gangs, fallback) that a node holds, the last one at the least."""
     model, node, form = inputs.model, inputs.node, inputs.form
     serving = spec.serving
     largest = max(inputs.picture.pixels, model.default_width * model.default_height)
@@ -302,14 +316,21 @@ def _host(
     weights = transformer_size(model, form) + encoders_size(model, form) + model.vae_parameters * form.element
     # A fallback may hold the transformer in fp8 where the gang does not: a second file, mapped once more.
     second = transformer_size(model, replace(form, fp8=True)) if inputs.cuda and not form.fp8 else 0
-    asked = second if fallback.form is not None and fallback.form.quantization == "fp8" else 0
-    gangs = -(-chosen.replicas // node.nodes)
-    ranks, fallbacks = gangs * chosen.split.ranks, -(-fallback.most // node.nodes)
-    # A pod cannot grow while it runs. So it has the memory for every card as a rank and for the fallbacks that
-    # a later edit of `replicas` or `fallback` may ask for; where a node does not hold that, for what is asked now.
+    asked = [
+        (
+            -(-gangs // node.nodes) * split.ranks,
+            -(-fallback.most // node.nodes),
+            second if fallback.form is not None and fallback.form.quantization == "fp8" else 0,
+        )
+        for gangs, fallback in counts
+    ]
+    # A pod cannot grow while it runs. So it has the memory for every card as a rank and for the fallbacks that a
+    # later edit of `replicas` or `fallback` may ask for; where a node does not hold that, for what engines leave
+    # room for, and where not even that, for what is asked now.
+    ranks, fallbacks, _ = asked[0]
     spare = node.cards if inputs.cuda else SPARE_FALLBACKS
-    roomy = node.cards, max(spare, ranks + fallbacks - node.cards)
-    sized = [
+    roomy = node.cards, max(spare, ranks + fallbacks - node.cards), second
+    *sized, least = [
         partial(
             host_memory,
             cuda=inputs.cuda,
@@ -323,12 +344,12 @@ def _host(
             node=node.host_memory,
             shm_size=node.shm,
         )
-        for gang, beside, copies in ((*roomy, second), (ranks, fallbacks, asked))
+        for gang, beside, copies in (roomy, *asked)
     ]
-    try:
-        return sized[0]()
-    except Infeasible:
-        return sized[1]()
+    for attempt in sized:
+        with suppress(Infeasible):
+            return attempt()
+    return least()
 
 
 def _activations(inputs: Inputs) -> int:
@@ -337,30 +358,4 @@ def _activations(inputs: Inputs) -> int:
     return sum(part.size for part in parts if part.name.endswith(("activations", "values")))
 
 
-def largest_picture(made: Plan) -> int:
-    """Pixels of the largest picture that every engine of the plan has the memory for, at most the model's own limit.
-
-    Found by bisection: memory grows with the picture, and the plan's target fits.
-    """
-    inputs, model = made.inputs, made.model
-    low, high = inputs.picture.pixels, model.max_pixels
-
-    def fits(pixels: int) -> bool:
-        larger = replace(inputs, picture=replace(inputs.picture, pixels=pixels, image_tokens=pixels // 256))
-        sized = made.fallback
-        if sized.form is not None:
-            form = replace(inputs.form, fp8=sized.form.quantization == "fp8")
-            size = total(single_parts(model, form, larger.picture, encoders=sized.form.encoders == "device"))
-            if size > made.node.gpu.usable:
-                return False
-        return all(card.used <= card.usable for card in _cards(larger, made.chosen, sized))
-
-    if low >= high or fits(high):
-        return max(low, high)
-    while high - low > 65536:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low // 256 * 256
-
-
-__all__ = ["Card", "Hardware", "Links", "Plan", "dtype_of", "largest_picture", "plan"]
+__all__ = ["Card", "Hardware", "Links", "Plan", "dtype_of", "plan"]

@@ -218,7 +218,7 @@ class _Search:
                 needed = min(needed, max(totals))
                 if max(totals) > usable:
                     continue
-                time = _time(inputs, split, blocks, encoders)
+                time = layout_seconds(inputs, split, blocks, encoders)
                 roomless = min(roomless, time.total)
                 for replicas in _replica_counts(inputs, split.ranks, fit):
                     for placement, form, rooms in _placements(inputs, split, totals, replicas):
@@ -267,7 +267,8 @@ def _balances(model: ModelFacts, split: Split) -> tuple[tuple[int, ...], ...]:
     return (even,) if even == light else (even, light)
 
 
-def _time(inputs: Inputs, split: Split, blocks: tuple[int, ...], encoders: Encoders) -> Seconds:
+def layout_seconds(inputs: Inputs, split: Split, blocks: tuple[int, ...], encoders: Encoders) -> Seconds:
+    """The time of one picture of the target on ``split``."""
     return seconds(
         inputs.model,
         split,

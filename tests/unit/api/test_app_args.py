@@ -60,6 +60,7 @@ def test_the_start_holds_nothing_that_changes_in_place() -> None:
     other = with_replicas(args, 3, 2).model_copy(
         update={
             "plan": EIGHT_CARDS,
+            "sizes": args.sizes.model_copy(update={"max_pixels": 1}),
             "serving": args.serving.model_copy(
                 update={
                     "max_queued_requests": 1,

@@ -20,7 +20,8 @@ from fluxsampler_planner import (
     plan,
 )
 from fluxsampler_planner.gpus import GIB
-from fluxsampler_planner.plan import Plan, largest_picture
+from fluxsampler_planner.pictures import largest_picture
+from fluxsampler_planner.plan import Plan
 from fluxsampler_planner.split import Split
 from tests.unit.planner.samplers import SCHNELL, sampler, tiny
 
@@ -113,11 +114,41 @@ def test_autoscaling_plans_for_the_most_replicas() -> None:
     sound(made)
 
 
-def test_no_parallel_replicas_leaves_fallbacks() -> None:
-    made = plan(sampler({"replicas": 0, "fallback.minReplicas": 2}, gpu="h100"))
-    assert made.chosen.replicas == 0
-    assert made.fallback.placement == "Reserved"
+def test_without_a_gang_as_many_fallbacks_draw_as_there_are_cards() -> None:
+    scaled = {"replicas": 0, "fallback.placement": "Reserved", "fallback.minReplicas": 2}
+    made = plan(sampler(scaled, gpu="h100"))
+    sound(made)
+    assert (made.chosen.replicas, made.fallback.placement) == (0, "Reserved")
+    assert (made.fallback.warm, made.fallback.most) == (2, 8)
+    # The speed is that of two single cards, not of the gang that does not run.
     assert made.chosen.images_per_minute == pytest.approx(120 / made.seconds_per_image)
+    gang = plan(sampler(scaled | {"replicas": 1}, gpu="h100"))
+    assert made.seconds_per_image > gang.seconds_per_image
+
+
+def test_without_a_gang_fallbacks_that_share_a_card_are_one() -> None:
+    # Ray would put a second one on the same card.
+    made = plan(sampler({"replicas": 0, "fallback.minReplicas": 2}))
+    sound(made)
+    assert (made.fallback.placement, made.fallback.warm, made.fallback.most) == ("CoResident", 1, 1)
+    assert made.fallback.message.startswith("no gang runs: a fp8 replica of 14.5 GiB")
+    assert [card.role for card in made.cards] == ["fallback", *["idle"] * 7]
+
+
+def test_a_cold_fallback_is_warm_without_a_gang() -> None:
+    made = plan(sampler({"replicas": 0, "fallback.placement": "OnDemand", "fallback.maxReplicas": 3}))
+    sound(made)
+    assert (made.fallback.placement, made.fallback.warm, made.fallback.most) == ("Reserved", 1, 3)
+    assert "has a card of its own" in made.fallback.message
+
+
+def test_what_has_no_room_for_a_gang_draws_alone() -> None:
+    crowd = {"fallback.placement": "Reserved", "fallback.minReplicas": 8}
+    with pytest.raises(Infeasible):
+        plan(sampler(crowd))
+    made = plan(sampler({"replicas": 0, **crowd}))
+    sound(made)
+    assert (made.fallback.placement, made.fallback.warm) == ("Reserved", 8)
 
 
 @pytest.mark.parametrize("placement", ["CoResident", "Reserved", "OnDemand"])
@@ -135,7 +166,7 @@ def test_fallback_off() -> None:
     made = plan(sampler({"fallback.enabled": False}))
     sound(made)
     assert made.fallback.placement == "None"
-    assert made.fallback.message == "fallback is off"
+    assert made.fallback.message.startswith("fallback is off; its place is kept")
     assert made.status().fallback.max_replicas == 0
 
 
@@ -350,11 +381,14 @@ def test_an_unknown_model_needs_its_facts() -> None:
 
 def test_the_largest_picture_still_fits_and_the_next_size_does_not() -> None:
     made = plan(sampler())
-    most = largest_picture(made)
+    most = largest_picture(made.inputs, made.shape, fallback=True)
     assert 1024 * 1024 <= most < 4096 * 4096
-    assert largest_picture(plan(tiny())) == 128 * 128
-    alone = plan(sampler({"replicas": 0}, gpu="l40"))
-    assert 1024 * 1024 <= largest_picture(alone) < 4096 * 4096
+    without = largest_picture(made.inputs, made.shape, fallback=False)
+    assert most < without <= 4096 * 4096
+    small = plan(tiny())
+    assert largest_picture(small.inputs, small.shape, fallback=True) == 128 * 128
+    alone = plan(sampler({"replicas": 0, "fallback.placement": "Reserved", "fallback.minReplicas": 8}))
+    assert 1024 * 1024 <= largest_picture(alone.inputs, alone.shape, fallback=True) < 4096 * 4096
 
 
 def test_too_many_families_are_folded_into_one_line() -> None:
