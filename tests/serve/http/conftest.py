@@ -1,4 +1,7 @@
-"""One Ray with Serve in HAProxy mode for the session, with two applications, and clients of them."""
+"""One Ray with Serve in HAProxy mode for this folder, with two applications, and clients of them.
+
+It ends with the folder: a Serve that nobody asks still takes its share of the two cores.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from tests.support.live_service import TOKEN, live_service
 TIMEOUT = 120.0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tiny_url() -> Iterator[str]:
     """The built-in model on a gang of two ranks, with one fallback, behind two gateways; open."""
     with live_service() as url:
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def scripted_url(tiny_url: str) -> str:
     """Engines that do what the prompt says, one request at a time and nobody waiting; wants the token."""
     return f"{tiny_url}/scripted"
