@@ -1,0 +1,188 @@
+"""Two operators, one Lease, a real API server: one works, and the other when it has to."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tools.cluster.audit import AuditEvent
+
+from fluxsampler_operator.cluster import LEASES
+from fluxsampler_operator.leader import RENEW_SHARE
+from tests.support.cluster import ControlPlane, fresh_namespace
+from tests.support.operator_process import OperatorProcess, operator_process
+from tests.support.operator_world import World, install_definitions
+
+NAME = "fluxsampler"
+# Short, so that nothing takes long; long enough for a process that gets no processor for a moment.
+LEASE_SECONDS = 8
+LEADS = "fluxsampler_operator_leader"
+
+
+@pytest.fixture(scope="module")
+def plane() -> Iterator[ControlPlane]:
+    """Of this module's own: its API server is stopped, and who wrote what is read off its whole log."""
+    with ControlPlane() as made:
+        # Without KubeRay there is a plan and a status to write, which is all that is asked here.
+        install_definitions(made, kuberay=False)
+        yield made
+
+
+@dataclass
+class Operators:
+    """Operators that want one Lease, each under a name of its own in the audit log."""
+
+    plane: ControlPlane
+    namespace: str
+    folder: Path
+    stack: ExitStack
+    all: dict[str, OperatorProcess] = field(default_factory=dict)
+
+    def start(self, user: str) -> OperatorProcess:
+        """Start one and wait until its probe is answered well."""
+        environment = {"LEASE": f"{self.namespace}/{NAME}", "LEASE_SECONDS": str(LEASE_SECONDS)}
+        kubeconfig = self.plane.client(user, ["system:masters"])
+        started = operator_process(kubeconfig, self.folder / user, [self.namespace], environment=environment)
+        self.all[user] = self.stack.enter_context(started)
+        return self.all[user]
+
+    def leaders(self) -> list[str]:
+        """Those that say so, of the ones that answer."""
+        return [user for user, one in self.all.items() if _alive(one) and one.metric(LEADS) == 1]
+
+    def new_leader(self, world: World, user: str) -> None:
+        """Wait until ``user`` leads, alone."""
+        world.wait(lambda: self.leaders() == [user], f"{user} to lead")
+        world.operator = self.all[user]
+
+    def lease(self) -> dict[str, Any]:
+        """Its spec."""
+        return dict(self.plane.api.call("GET", LEASES.path(self.namespace, NAME))["spec"])
+
+    def asked(self, user: str, since: int = 0) -> list[AuditEvent]:
+        """What an operator asked for, and got or not."""
+        return [event for event in self.plane.audit.events(since) if event.user == user]
+
+
+def _alive(one: OperatorProcess) -> bool:
+    if one.process.poll() is not None:
+        return False
+    state = Path(f"/proc/{one.process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    return state != "T"
+
+
+@pytest.fixture
+def operators(plane: ControlPlane, tmp_path: Path) -> Iterator[Operators]:
+    with fresh_namespace(plane.kubectl) as namespace, ExitStack() as stack:
+        yield Operators(plane, namespace, tmp_path, stack)
+
+
+def accepted(world: World, name: str) -> None:
+    """Apply a FluxSampler, or change it, and wait until the operator has looked at the present form."""
+    world.sampler(name, replicas=1 if world.find("FluxSampler", name) is None else 2)
+    generation = world.live("FluxSampler", name)["metadata"]["generation"]
+    world.wait(lambda: world.status(name).get("observedGeneration") == generation, f"{name} to be reconciled")
+
+
+def ended(world: World, one: OperatorProcess) -> int:
+    world.wait(lambda: one.process.poll() is not None, "it to end")
+    return int(one.process.returncode)
+
+
+def last_error(one: OperatorProcess) -> str:
+    lines = [line for line in one.lines() if line["level"] == "error"]
+    assert [line["event"] for line in lines] == ["leadership lost, this operator ends"]
+    assert "Traceback" not in one.log.read_text(encoding="utf-8")
+    return str(lines[0]["error"])
+
+
+@contextmanager
+def frozen(plane: ControlPlane) -> Iterator[None]:
+    """An API server that takes connections and answers nothing."""
+    record = plane._processes.record("apiserver")
+    assert record is not None
+    os.kill(record.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(record.pid, signal.SIGCONT)
+
+
+def test_one_works_the_other_follows_and_takes_over_what_is_given_back(operators: Operators) -> None:
+    world = World(operators.plane, operators.namespace, operators.start("op-a"))
+    operators.new_leader(world, "op-a")
+    follower = operators.start("op-b")
+    world.wait(lambda: _said(follower, "waits for the leader"), "the follower to say whom it waits for")
+    (said,) = _said(follower, "waits for the leader")
+    assert said["leader"] == operators.lease()["holderIdentity"]
+    accepted(world, "one")
+    assert follower.healthy
+    assert follower.metric(LEADS) == 0
+    asked = operators.asked("op-b")
+    assert {(event.verb, event.resource) for event in asked if event.resource} == {("get", "leases")}
+    took = world.operator.stop()
+    assert world.operator.process.returncode == 0
+    # Given back: the follower need not wait for the lease's end, nor was there anybody between the two.
+    assert _said(world.operator, "lease released")
+    operators.new_leader(world, "op-b")
+    print(
+        f"SIGTERM: gone after {took:.2f} s; the follower leads as transition {operators.lease()['leaseTransitions']}"
+    )
+    assert operators.lease()["leaseTransitions"] == 1
+    mark = operators.plane.audit.mark()
+    accepted(world, "two")
+    accepted(world, "one")
+    assert operators.asked("op-a", mark) == []
+    assert {event.user for event in operators.plane.audit.writes(mark) if event.subresource == "status"} == {
+        "op-b"
+    }
+    # And when it cannot renew it works no more, and ends.
+    with frozen(operators.plane):
+        assert ended(world, follower) == 1
+    assert f"was not renewed within {LEASE_SECONDS * RENEW_SHARE:.0f} s" in last_error(follower)
+
+
+def test_a_leader_that_is_stopped_or_killed_is_replaced_and_writes_nothing_later(
+    operators: Operators,
+) -> None:
+    first = operators.start("op-c")
+    world = World(operators.plane, operators.namespace, first)
+    operators.new_leader(world, "op-c")
+    accepted(world, "one")
+    operators.start("op-d")
+    held = operators.lease()
+    os.kill(first.process.pid, signal.SIGSTOP)
+    world.sampler("while-it-stands")
+    operators.new_leader(world, "op-d")
+    taken = operators.lease()
+    assert taken["holderIdentity"] != held["holderIdentity"]
+    accepted(world, "one")
+    accepted(world, "while-it-stands")
+    mark = operators.plane.audit.mark()
+    # It has a change to reconcile when it goes on: its watches have seen nothing of what happened.
+    world.sampler("one", replicas=3)
+    os.kill(first.process.pid, signal.SIGCONT)
+    assert ended(world, first) == 1
+    assert "lease" in last_error(first)
+    done = [event for event in operators.asked("op-c", mark) if event.writes]
+    # A request that was on its way when it was stopped arrives, and the Lease's version refuses it.
+    assert [event for event in done if event.code < 400 or event.resource != "leases"] == []
+
+    third = operators.start("op-e")
+    world.wait(partial(_said, third, "waits for the leader"), "the third to follow")
+    world.operator.process.kill()
+    world.operator.process.wait()
+    operators.new_leader(world, "op-e")
+    accepted(world, "three")
+    assert operators.lease()["leaseTransitions"] == 2
+
+
+def _said(one: OperatorProcess, event: str) -> list[dict[str, Any]]:
+    return [line for line in one.lines() if line["event"] == event]
