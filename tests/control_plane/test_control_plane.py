@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -64,7 +66,10 @@ def test_two_control_planes_know_nothing_of_each_other(control_plane: ControlPla
 
 def test_controllers_make_deletion_complete() -> None:
     with ControlPlane(audited=False) as plane:
-        plane.kubectl("create", "namespace", "one")
+        for name in ("one", "two"):
+            plane.kubectl("create", "namespace", name)
+        # The namespace controller lets a deleted one rest for five seconds.
+        plane.kubectl("delete", "namespace", "two", "--wait=false")
         plane.kubectl("-n", "one", "create", "configmap", "owner")
         owner = json.loads(plane.kubectl("-n", "one", "get", "configmap", "owner", "-o", "json"))
         reference = {
@@ -86,16 +91,25 @@ def test_controllers_make_deletion_complete() -> None:
             60,
             "the owned object to go",
         )
-        plane.kubectl("delete", "namespace", "one", "--timeout=60s")
+        plane.kubectl("wait", "--for=delete", "namespace/two", "--timeout=60s")
 
 
-def test_one_whose_caller_was_killed_ends_and_its_folder_goes_with_the_next() -> None:
+def test_one_whose_caller_was_killed_ends_and_its_folder_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A place of its own, since the next of another test process would remove it as well.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code = "from tools.cluster.control_plane import ControlPlane\nwith ControlPlane() as plane:\n    print(plane.folder, flush=True)\n    input()"
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     ) as caller:
         assert caller.stdout is not None
         folder = Path(caller.stdout.readline().strip())
+        assert folder.parent == tmp_path
         assert marked(folder)
         caller.kill()
     wait_for(lambda: not marked(folder), 60, "its daemons to end")

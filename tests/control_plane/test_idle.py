@@ -138,20 +138,18 @@ def frozen(plane: ControlPlane) -> Iterator[None]:
         os.kill(record.pid, signal.SIGCONT)
 
 
-def test_sigterm_ends_it_while_the_api_server_does_not_answer(tmp_path: Path) -> None:
-    with ControlPlane(audited=False) as plane:
-        install_definitions(plane)
-        with (
-            fresh_namespace(plane.kubectl) as namespace,
-            operator_process(plane.kubeconfig, tmp_path / "log", [namespace]) as operator,
-        ):
-            world = World(plane, namespace, operator)
-            world.applied("hang")
-            with frozen(plane):
-                assert operator.healthy
-                took = operator.stop()
-            print(f"SIGTERM with a frozen API server: gone after {took:.2f} s")
-            assert took <= STOP_SECONDS
+def test_sigterm_ends_it_while_the_api_server_does_not_answer(plane: ControlPlane, tmp_path: Path) -> None:
+    with (
+        fresh_namespace(plane.kubectl) as namespace,
+        operator_process(plane.kubeconfig, tmp_path / "log", [namespace]) as operator,
+    ):
+        world = World(plane, namespace, operator)
+        world.applied("hang")
+        with frozen(plane):
+            assert operator.healthy
+            took = operator.stop()
+        print(f"SIGTERM with a frozen API server: gone after {took:.2f} s")
+        assert took <= STOP_SECONDS
 
 
 def test_it_says_what_it_lacks_and_ends(tmp_path: Path) -> None:

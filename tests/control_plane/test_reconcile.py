@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,18 +26,33 @@ def plane() -> Iterator[ControlPlane]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def world(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    log = tmp_path_factory.mktemp("operator") / "log"
-    kubeconfig = plane.client(USER, ["system:masters"])
+@contextmanager
+def working(plane: ControlPlane, log: Path, user: str) -> Iterator[World]:
+    """A namespace with an operator that has no reason to complain."""
     with (
         fresh_namespace(plane.kubectl) as namespace,
-        operator_process(kubeconfig, log, [namespace]) as operator,
+        operator_process(plane.client(user, ["system:masters"]), log, [namespace]) as operator,
     ):
         made = World(plane, namespace, operator)
         yield made
         assert made.said("reconcile failed") == []
         assert made.said("watch ended") == []
+
+
+@pytest.fixture(scope="module")
+def world(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with working(plane, tmp_path_factory.mktemp("operator") / "log", USER) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", autouse=True)
+def held(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Where a FluxSampler was deleted while its RayService is held: the other tests fill the time that KubeRay is given."""
+    with working(plane, tmp_path_factory.mktemp("held") / "log", f"{USER}-of-held") as made:
+        made.ready("held")
+        made.patch("RayService", "held", {"metadata": {"finalizers": ["ray.io/rayservice-finalizer"]}})
+        made.delete("FluxSampler", "held")
+        yield made
 
 
 def test_every_kind_is_applied_and_further_rounds_write_nothing(world: World) -> None:
@@ -183,12 +200,9 @@ def test_a_foreground_deletion_ends(world: World) -> None:
     world.childless("foreground")
 
 
-def test_a_deletion_ends_without_kuberay(world: World) -> None:
-    world.ready("held")
-    world.patch("RayService", "held", {"metadata": {"finalizers": ["ray.io/rayservice-finalizer"]}})
-    world.delete("FluxSampler", "held")
-    world.wait(lambda: world.find("RayService", "held") is None, "the RayService to be let go")
-    (line,) = world.said("KubeRay does not let go of a deleted RayService; its finalizer is taken away")
+def test_a_deletion_ends_without_kuberay(held: World) -> None:
+    held.wait(lambda: held.find("RayService", "held") is None, "the RayService to be let go")
+    (line,) = held.said("KubeRay does not let go of a deleted RayService; its finalizer is taken away")
     assert line["name"] == "held"
 
 

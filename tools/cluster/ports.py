@@ -12,14 +12,20 @@ from tools.cluster.errors import CannotRun
 
 # Below Kubernetes' node ports (30000) and the kernel's usual ephemeral range (32768).
 _FIRST, _LAST = 20000, 29999
+_CALLERS = 50
 _LISTEN = "0A"
 
 
 def free(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody has at this moment."""
+    """Ports of 127.0.0.1 that nobody has at this moment.
+
+    Until they are bound, another process may choose them, too. Callers that were started one after the other
+    do not: each draws from ports that are its process id modulo _CALLERS.
+    """
+    own = range(_FIRST + os.getpid() % _CALLERS, _LAST + 1, _CALLERS)
     found: set[int] = set()
     for _ in range(1000):
-        port = random.randint(_FIRST, _LAST)
+        port = random.choice(own)
         if port not in found and is_free("127.0.0.1", port):
             found.add(port)
         if len(found) == count:
