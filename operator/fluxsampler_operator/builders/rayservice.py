@@ -12,6 +12,7 @@ from fluxsampler_operator.manifest import metadata
 
 if TYPE_CHECKING:
     from fluxsampler_api.sampler import FluxSampler
+    from fluxsampler_api.spec import FluxSamplerSpec
     from fluxsampler_operator.builders.sizes import PodSize
     from fluxsampler_operator.manifest import Manifest, Owner
     from fluxsampler_operator.settings import Settings
@@ -64,11 +65,22 @@ def rayservice(
         "kind": "RayService",
         "metadata": meta,
         "spec": {
-            # With None KubeRay leaves pods as they are, and rollout.py names what has to go; see there.
-            "upgradeStrategy": {"type": "NewCluster" if spec.upgrade.strategy == "NewCluster" else "None"},
+            **_upgrade(spec),
             "rayClusterConfig": cluster,
             "serveConfigV2": as_yaml(serve),
         },
+    }
+
+
+def _upgrade(spec: FluxSamplerSpec) -> Manifest:
+    """What KubeRay does about pods of a former form."""
+    if spec.upgrade.strategy != "NewCluster":
+        # KubeRay leaves them as they are, and rollout.py names what has to go; see there.
+        return {"upgradeStrategy": {"type": "None"}}
+    # A request that came before the traffic moved is drawn where it is, so that cluster stays as long as one may last.
+    return {
+        "upgradeStrategy": {"type": "NewCluster"},
+        "rayClusterDeletionDelaySeconds": spec.serving.request_timeout_seconds,
     }
 
 

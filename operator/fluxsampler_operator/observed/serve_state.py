@@ -93,4 +93,10 @@ def application(rayservice: Json | None) -> Application:
                     for name, each in (said.get("serveDeploymentStatuses") or {}).items()
                 },
             )
-    return Application()
+    active, pending = ((status.get(side) or {}).get("rayClusterName") or "" for side in (ACTIVE, PENDING))
+    # While KubeRay brings up a second cluster it does not ask the first one, which has the traffic, any more.
+    return (
+        Application(cluster=pending, before=active)
+        if active and pending not in ("", active)
+        else Application()
+    )

@@ -72,6 +72,11 @@ class View:
         workers = [pod for pod in pods if pod.role != "head"]
         wanted = wanted_workers(self.observed.rayservice)
         up = sum(pod.runs for pod in workers)
+        ready = head is not None and head.ready and up >= wanted
+        if self._cluster_before_serves and not ready:
+            held = self._held("ClusterReady", f"{words.CHANGING}; new pods start beside the old ones")
+            if held is not None:
+                return held
         if self.observed.rayservice is None:
             return self._starting("ClusterReady", Reason.STARTING, "the RayService does not exist yet")
         if head is None:
@@ -82,7 +87,7 @@ class View:
                 else "KubeRay's operator has not looked at the RayService yet; does it run?"
             )
             return self._starting("ClusterReady", Reason.STARTING, said)
-        if not head.ready or up < wanted:
+        if not ready:
             return self._starting(
                 "ClusterReady", Reason.STARTING,
                 f"{words.of_pod(head)}; {up} of {wanted} worker pods run" + "".join(f", {words.of_pod(each)}" for each in workers if not each.runs),
@@ -98,6 +103,10 @@ class View:
         cause = self.causes.get("EngineReady")
         if cause is not None:
             return self._caused(cause)
+        if self._cluster_before_serves:
+            held = self._held("EngineReady", f"{words.CHANGING}; the new engines start")
+            if held is not None:
+                return held
         if not self.application.status:
             waits = (
                 "Serve has not been asked for the application yet"
@@ -300,14 +309,17 @@ class View:
 
     def _up(self, deployment: str, wanted: int, field: str) -> int | None:
         found = self.application.deployments.get(deployment)
+        before = (self.previous or {}).get(field)
+        known = before if isinstance(before, int) else 0
+        if self._cluster_before_serves:
+            return known
         if found is None:
             return 0
         if found.healthy and not self._lags:
             return wanted
         if found.healthy or found.status in ("UPSCALING", "DOWNSCALING") or self._goes_on != "none":
             # Serve tells no counts here; those that were up before stay up meanwhile.
-            before = (self.previous or {}).get(field)
-            return before if isinstance(before, int) else 0
+            return known
         return 0 if wanted <= 1 or found.status != "UNHEALTHY" else None
 
     @property

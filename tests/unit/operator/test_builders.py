@@ -152,7 +152,10 @@ def test_under_recreate_what_serve_would_restart_gives_another_form() -> None:
 )
 def test_kuberay_is_told_when_it_may_have_a_second_set_of_cards(strategy: str, told: str) -> None:
     made = manifests(changed(CPU, {"upgrade": {"strategy": strategy}}), ray_cluster="it-abcde")
-    assert made["RayService/it"]["spec"]["upgradeStrategy"] == {"type": told}
+    spec = made["RayService/it"]["spec"]
+    assert spec["upgradeStrategy"] == {"type": told}
+    # What the old cards have begun to draw is drawn, however long it may take.
+    assert spec.get("rayClusterDeletionDelaySeconds") == (300 if told == "NewCluster" else None)
     chosen = made["Service/it"]["spec"]["selector"]
     assert chosen.get("ray.io/cluster") == ("it-abcde" if strategy == "NewCluster" else None)
 

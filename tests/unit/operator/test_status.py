@@ -342,10 +342,30 @@ def test_a_new_cluster_beside_the_old_one_keeps_serving() -> None:
         ParallelSampler="UPDATING",
         FallbackSampler="UPDATING",
     )
+    unasked = copy.deepcopy(both)  # KubeRay asks neither cluster before the new one has a head
+    unasked["status"]["pendingServiceStatus"] = {"rayClusterName": "tiny-y"}
+    before = status()
+    for said in (both, unasked):
+        made = status(seen(rayservice=said, picture=None), before, sampler=sampler(generation=2))
+        assert condition(made, "EngineReady") == ("True", "Running")
+        assert condition(made, "Serving") == ("True", "PictureDrawn")
+        assert condition(made, "Ready") == ("True", "Ready")
+        assert {one["type"]: one["observedGeneration"] for one in made["conditions"]}["Ready"] == 1
+        assert (made["phase"], made["engine"]) == ("Ready", "parallel")
+        assert (made["replicas"], made["fallbackReplicas"]) == (
+            before["replicas"],
+            before["fallbackReplicas"],
+        )
+
+
+def test_a_new_cluster_that_cannot_come_up_is_named_while_the_old_one_serves() -> None:
+    gone = ("DEPLOY_FAILED", "The deployment failed to start 3 times in a row. Error:\nboom")
+    both = rayservice("DEPLOY_FAILED", side="pendingServiceStatus", ParallelSampler=gone)
     made = status(seen(rayservice=both, picture=None), status(), sampler=sampler(generation=2))
+    assert condition(made, "EngineReady")[0] == "False"
+    assert condition(made, "Ready")[0] == "False"
     assert condition(made, "Serving") == ("True", "PictureDrawn")
-    assert condition(made, "Ready") == ("False", "Deploying")
-    assert (made["phase"], made["engine"]) == ("Degraded", "parallel")
+    assert made["engine"] == "parallel"
 
 
 def test_a_new_cluster_in_place_of_the_old_one_serves_nothing_yet() -> None:
