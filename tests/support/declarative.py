@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +18,13 @@ from typing import IO, Any
 
 from fluxsampler_api.app_args import Placement
 from fluxsampler_api.serve_config import APPLICATION
+from tests.support.child import child
 
-STOP_SECONDS = 60.0
 RANKS = 4
 FALLBACKS = 2
+# A gateway that goes stays this long for load balancers to notice; Serve's 30 s are for those before HAProxy, and
+# nothing here is before it.
+SHORT_FAREWELL = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3"}
 
 
 @dataclass
@@ -53,18 +55,6 @@ class DeclaredServe:
         found: dict[str, Any] = details["applications"].get(APPLICATION, {})
         return found
 
-    def status(self) -> str:
-        """The application's."""
-        return str(self.application().get("status"))
-
-    def replicas(self, deployment: str) -> Replicas:
-        """A deployment's; none of any while Serve builds the application."""
-        said = self.application().get("deployments", {}).get(deployment)
-        if said is None:
-            return Replicas("", "", {})
-        running = {one["replica_id"]: one["pid"] for one in said["replicas"] if one["state"] == "RUNNING"}
-        return Replicas(said["status"], said["message"], running)
-
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         self._input.write(json.dumps(question) + "\n")
         self._input.flush()
@@ -72,29 +62,22 @@ class DeclaredServe:
         return answer
 
 
+def replicas(application: dict[str, Any], deployment: str) -> Replicas:
+    """A deployment's; none of any while Serve builds the application."""
+    said = application.get("deployments", {}).get(deployment)
+    if said is None:
+        return Replicas("", "", {})
+    running = {one["replica_id"]: one["pid"] for one in said["replicas"] if one["state"] == "RUNNING"}
+    return Replicas(said["status"], said["message"], running)
+
+
 @contextmanager
 def declared_serve(environment: dict[str, str] | None = None) -> Iterator[DeclaredServe]:
     """One that runs until the block ends."""
-    command = [sys.executable, "-m", "tests.support.declarative"]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | (environment or {}),
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            url = json.loads(process.stdout.readline() or "null")
-            assert url is not None, f"Ray ended with {process.wait(STOP_SECONDS)}"
-            yield DeclaredServe(url, process.stdin, process.stdout)
-        finally:
-            process.stdin.close()
-            try:
-                process.wait(STOP_SECONDS)
-            finally:
-                process.kill()
+    with child("tests.support.declarative", environment=environment) as started:
+        url = json.loads(started.output.readline() or "null")
+        assert url is not None, f"Ray ended with {started.exit_code()}"
+        yield DeclaredServe(url, started.input, started.output)
 
 
 def main() -> None:
@@ -105,7 +88,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # Ray prints, too
     placement = Placement()
     offered = {placement.rank: RANKS, placement.fallback: FALLBACKS}
-    with LocalRay.start("d", 80 << 20, resources=offered) as local:
+    with LocalRay.start("d", 80 << 20, resources=offered, environment=SHORT_FAREWELL) as local:
         from ray.serve.context import _get_global_client
         from ray.serve.schema import ServeDeploySchema
 

@@ -10,38 +10,28 @@ standard input does.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tests.support.child import child
+
 TOKEN = "a-token-of-the-tests"
 TOKEN_ENV = "FLUXSAMPLER_TEST_TOKEN"
 DEFAULT_PROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "0", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0"}
-STOP_SECONDS = 60.0
 
 
 @contextmanager
 def live_service(*options: str) -> Iterator[str]:
     """The URL of one that runs until the block ends."""
-    command = [sys.executable, "-m", "tests.support.live_service", *options]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                if line.startswith("url "):
-                    break
-            else:
-                raise AssertionError(f"the service ended with {process.wait(STOP_SECONDS)}")
-            yield line.split()[1]
-        finally:
-            process.stdin.close()
-            try:
-                process.wait(STOP_SECONDS)
-            finally:
-                process.kill()
+    with child("tests.support.live_service", *options) as started:
+        for line in started.output:
+            if line.startswith("url "):
+                break
+        else:
+            raise AssertionError(f"the service ended with {started.exit_code()}")
+        yield line.split()[1]
 
 
 def scripted_app() -> Any:
