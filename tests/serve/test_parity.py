@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fluxsampler_api.app_args import Layout, ModelArgs
-from fluxsampler_serve.engines.protocol import SampleRequest
+from fluxsampler_serve.engines.protocol import Sample, SampleRequest
 from fluxsampler_serve.engines.single import SingleEngine
 from fluxsampler_serve.errors import EngineStartFailed, RequestRefused
 from tests.serve.conftest import StartGang
@@ -30,6 +30,7 @@ EXACT = 1e-5
 """Largest difference of float32 latents (of standard deviation about 1) that counts as equal."""
 
 Singles = Callable[[ModelArgs], SingleEngine]
+Exact = Callable[[ModelArgs, SampleRequest], Sample]
 
 # One gang draws them one after another: sizes, shapes, text lengths, steps and seeds change in between.
 MIXED: tuple[SampleRequest, ...] = (
@@ -48,15 +49,29 @@ def distance(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.abs(first - second).max())
 
 
+@pytest.fixture(scope="module")
+def exact(single: Singles) -> Exact:
+    """What a single device draws; once for all layouts that are compared with it."""
+    drawn: dict[tuple[str, SampleRequest], Sample] = {}
+
+    def draw_once(model: ModelArgs, wanted: SampleRequest) -> Sample:
+        key = (model.model_dump_json(), wanted)
+        if key not in drawn:
+            drawn[key] = draw(single(model), wanted)
+        return drawn[key]
+
+    return draw_once
+
+
 @pytest.mark.parametrize("name", ["tiny", "random24"])
 @pytest.mark.parametrize("layout", [ULYSSES, RING, BOTH, TENSOR], ids=str)
 def test_split_computation_equals_a_single_device(
-    layout: Layout, name: str, start_gang: StartGang, single: Singles, request: pytest.FixtureRequest
+    layout: Layout, name: str, start_gang: StartGang, exact: Exact, request: pytest.FixtureRequest
 ) -> None:
     model: ModelArgs = request.getfixturevalue(name)
     gang = start_gang(model, layout)
     for wanted in MIXED:
-        expected, got = draw(single(model), wanted), draw(gang, wanted)
+        expected, got = exact(model, wanted), draw(gang, wanted)
         assert distance(expected.latents, got.latents) <= EXACT, wanted
         assert np.abs(expected.pixels.astype(int) - got.pixels.astype(int)).max() <= 1
 
@@ -64,12 +79,12 @@ def test_split_computation_equals_a_single_device(
 @pytest.mark.parametrize("name", ["tiny", "random24"])
 @pytest.mark.parametrize("layout", [STAGES, STAGES_ULYSSES], ids=str)
 def test_pipefusion_with_only_warm_up_steps_equals_a_single_device(
-    layout: Layout, name: str, start_gang: StartGang, single: Singles, request: pytest.FixtureRequest
+    layout: Layout, name: str, start_gang: StartGang, exact: Exact, request: pytest.FixtureRequest
 ) -> None:
     model: ModelArgs = request.getfixturevalue(name)
     gang = start_gang(model, layout, warmup_steps=100)
     for wanted in (*MIXED, UNEVEN) if layout.sequence == 1 else MIXED:
-        assert distance(draw(single(model), wanted).latents, draw(gang, wanted).latents) <= EXACT, wanted
+        assert distance(exact(model, wanted).latents, draw(gang, wanted).latents) <= EXACT, wanted
 
 
 @pytest.mark.parametrize("name", ["tiny", "random24"])
@@ -78,7 +93,7 @@ def test_pipefusion_repeats_itself_and_its_distance_is_known(
     layout: Layout,
     name: str,
     start_gang: StartGang,
-    single: Singles,
+    exact: Exact,
     request: pytest.FixtureRequest,
     record_property: Callable[[str, object], None],
 ) -> None:
@@ -90,8 +105,8 @@ def test_pipefusion_repeats_itself_and_its_distance_is_known(
     for one, other in zip(first, again, strict=True):
         assert np.array_equal(one.latents, other.latents)
         assert np.array_equal(one.pixels, other.pixels)
-    exact = [draw(single(model), wanted) for wanted in mixed]
-    far = [distance(one.latents, other.latents) for one, other in zip(first, exact, strict=True)]
+    expected = [exact(model, wanted) for wanted in mixed]
+    far = [distance(one.latents, other.latents) for one, other in zip(first, expected, strict=True)]
     record_property("pipefusion_distance", far)
     print(f"{name} {layout}: max|difference| of latents {[f'{value:.1e}' for value in far]}")
     # Patches attend to keys and values that are one step old: near, and not equal.
@@ -109,11 +124,11 @@ def test_sequence_parallel_stages_draw_what_plain_stages_draw(tiny: ModelArgs, s
 
 @pytest.mark.parametrize("layout", [ULYSSES, BOTH], ids=str)
 def test_true_classifier_free_guidance(
-    layout: Layout, random24: ModelArgs, start_gang: StartGang, single: Singles
+    layout: Layout, random24: ModelArgs, start_gang: StartGang, exact: Exact
 ) -> None:
     wanted = request(true_cfg_scale=3.0, negative_prompt="a blue square", guidance_scale=2.0)
-    plain = draw(single(random24), request(guidance_scale=2.0))
-    expected = draw(single(random24), wanted)
+    plain = exact(random24, request(guidance_scale=2.0))
+    expected = exact(random24, wanted)
     got = draw(start_gang(random24, layout), wanted)
     assert distance(expected.latents, got.latents) <= EXACT
     assert distance(plain.latents, expected.latents) > 100 * EXACT
@@ -127,10 +142,10 @@ def test_stages_refuse_true_classifier_free_guidance(tiny: ModelArgs, start_gang
 
 
 @pytest.mark.parametrize("layout", [ULYSSES, RING, STAGES, TENSOR], ids=str)
-def test_bfloat16(layout: Layout, engine_cache: Path, start_gang: StartGang, single: Singles) -> None:
+def test_bfloat16(layout: Layout, engine_cache: Path, start_gang: StartGang, exact: Exact) -> None:
     model = model_args(f"file://{BUILTIN}", engine_cache, dtype="bfloat16")
     gang = start_gang(model, layout, warmup_steps=100)
-    expected, got = draw(single(model), RED_CIRCLE), draw(gang, RED_CIRCLE)
+    expected, got = exact(model, RED_CIRCLE), draw(gang, RED_CIRCLE)
     # Eight bits of mantissa: results agree to a few rounding errors, on average far below one.
     assert np.abs(expected.latents - got.latents).mean() < 2e-2
     assert got.latents_finite
@@ -138,13 +153,13 @@ def test_bfloat16(layout: Layout, engine_cache: Path, start_gang: StartGang, sin
 
 @pytest.mark.parametrize("layout", [ULYSSES, STAGES], ids=str)
 def test_float8_storage(
-    layout: Layout, engine_cache: Path, start_gang: StartGang, single: Singles, tiny: ModelArgs
+    layout: Layout, engine_cache: Path, start_gang: StartGang, exact: Exact, tiny: ModelArgs
 ) -> None:
     model = model_args(f"file://{BUILTIN}", engine_cache, quantization="fp8")
     gang = start_gang(model, layout, warmup_steps=100)
-    expected, got = draw(single(model), RED_CIRCLE), draw(gang, RED_CIRCLE)
+    expected, got = exact(model, RED_CIRCLE), draw(gang, RED_CIRCLE)
     assert distance(expected.latents, got.latents) <= EXACT
-    assert distance(draw(single(tiny), RED_CIRCLE).latents, got.latents) > EXACT  # it is in use
+    assert distance(exact(tiny, RED_CIRCLE).latents, got.latents) > EXACT  # it is in use
     assert matches(got.pixels, "a red circle")
 
 

@@ -13,6 +13,7 @@ from tests.serve.http.test_limits import raw_post
 from tests.support.waiting import until
 
 IMAGES = "/v1/images/generations"
+LOOK = 0.2  # seconds between two questions to a service that is busy with replacing what broke
 
 
 def replica(deployment: str) -> psutil.Process:
@@ -39,7 +40,7 @@ def test_two_invalid_pictures_are_502(scripted: httpx.Client) -> None:
 
 
 def test_a_gang_that_takes_too_long_is_left_for_the_fallback(scripted: httpx.Client) -> None:
-    response = scripted.post(IMAGES, json={"prompt": "parallel=hang", "timeout_seconds": 30.0})
+    response = scripted.post(IMAGES, json={"prompt": "parallel=hang", "timeout_seconds": 16.0})
     assert response.status_code == 200
     assert response.headers["x-fluxsampler-engine-reason"] == "GangTimedOut"
 
@@ -59,7 +60,7 @@ def test_a_killed_sampler_is_answered_by_the_fallback_and_replaced(
     connection.close()
     assert b"200 OK" in answer
     assert b"x-fluxsampler-engine-reason: GangFailed" in answer
-    until(lambda: scripted.get("/v1/info").json()["engines"]["parallel"]["ready"])
+    until(lambda: scripted.get("/v1/info").json()["engines"]["parallel"]["ready"], 120, every=LOOK)
     again = scripted.post(IMAGES, json={"prompt": "a red circle"})
     assert again.headers["x-fluxsampler-engine"] == "parallel"
 
@@ -72,7 +73,7 @@ def test_with_no_engine_left_the_service_is_503_until_they_are_replaced(scripted
     if refused.status_code == 503:  # unless they were replaced in this very moment
         assert refused.json()["error"]["code"] == "not_ready"
         assert int(refused.headers["retry-after"]) >= 1
-    until(lambda: scripted.get("/readyz").status_code == 200)
+    until(lambda: scripted.get("/readyz").status_code == 200, 120, every=LOOK)
     assert scripted.post(IMAGES, json={"prompt": "a red circle"}).status_code == 200
 
 
@@ -92,4 +93,4 @@ def test_a_rank_that_dies_in_a_stream_leaves_it_to_the_fallback(tiny: httpx.Clie
     assert last["type"] == "image_generation.completed"
     assert last["fluxsampler"]["pictures"][0]["engine"] == "fallback"
     assert last["fluxsampler"]["pictures"][0]["engine_reason"] == "GangFailed"
-    until(lambda: tiny.get("/v1/info").json()["engines"]["parallel"]["ready"], seconds=120)
+    until(lambda: tiny.get("/v1/info").json()["engines"]["parallel"]["ready"], 120, every=LOOK)
