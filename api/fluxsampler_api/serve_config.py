@@ -31,7 +31,10 @@ SERVE_LOGS = {"enable_access_log": False, "log_level": "WARNING"}
 """Serve's own lines: one for each call costs a tenth of a millisecond, and ours says more."""
 
 LEAVE_SECONDS = 5.0
-"""How long the last replica of an engine stays after it is asked for no more, until every gateway knows."""
+"""How long the last replica of an engine stays after Serve has seen it asked for no more, until every gateway knows."""
+LOOK_BACK_SECONDS = 12.0
+"""Serve sees that when no request was under way for so long. Its 30 seconds would keep the cards that much longer; it
+wants more than the 10 between two reports of a gateway (ray 2.60, ``AutoscalingConfig.look_back_period_s``)."""
 
 RAY_ENVIRONMENT = {
     # A request through Serve's Python proxy costs 10 to 14 ms, through HAProxy 0.5 to 2 (docs/dev/serving.md).
@@ -99,7 +102,8 @@ def autoscaling(least: int, most: int, ongoing: int) -> dict[str, Any]:
     No `initial_replicas`: Serve would go back to it at every change of the document.
     """
     bounds = {"min_replicas": least, "max_replicas": max(1, most), "target_ongoing_requests": float(ongoing)}
-    return bounds if most else bounds | {"downscale_to_zero_delay_s": LEAVE_SECONDS}
+    leave = {"downscale_to_zero_delay_s": LEAVE_SECONDS, "look_back_period_s": LOOK_BACK_SECONDS}
+    return bounds if most else bounds | leave
 
 
 def _gateway(args: AppArgs) -> dict[str, Any]:

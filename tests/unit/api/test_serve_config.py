@@ -11,7 +11,13 @@ import pytest
 from fluxsampler_api.app_args import AppArgs, StartArgs
 from fluxsampler_api.loading import load_file
 from fluxsampler_api.mounts import claim_of, mounted_source
-from fluxsampler_api.serve_config import LEAVE_SECONDS, RAY_ENVIRONMENT, autoscaling, serve_config
+from fluxsampler_api.serve_config import (
+    LEAVE_SECONDS,
+    LOOK_BACK_SECONDS,
+    RAY_ENVIRONMENT,
+    autoscaling,
+    serve_config,
+)
 from fluxsampler_planner import app_args, plan
 from tests.unit.planner.samplers import tiny
 
@@ -108,6 +114,7 @@ def test_none_at_all_may_come_back() -> None:
         "max_replicas": 1,
         "target_ongoing_requests": 1.0,
         "downscale_to_zero_delay_s": LEAVE_SECONDS,
+        "look_back_period_s": LOOK_BACK_SECONDS,
     }
     off = deployments({"fallback.enabled": False})
     assert off["FallbackSampler"]["autoscaling_config"] == autoscaling(0, 0, 1)
