@@ -314,19 +314,22 @@ def test_one_that_was_stopped_knows_so_before_it_does_anything() -> None:
 def test_a_stopped_one_that_had_asked_already_does_not_trust_the_late_answer() -> None:
     async def story() -> None:
         world = World()
-        one, line, _holding = await world.leader()
+        one, line, holding = await world.leader()
         loop = asyncio.get_running_loop()
         assert isinstance(loop, _VirtualLoop)
-        answer = line.replace
+        answer, answered = line.replace, 0.0
 
         async def late(resource: Resource, live: dict[str, Any]) -> dict[str, Any]:
+            nonlocal answered
             given = await answer(resource, live)
             loop._clock.now += DEADLINE + 1
+            answered = now()
             return given
 
         line.replace = late  # type: ignore[method-assign]  # the answer is read after a stop
         with pytest.raises(LeadershipLost):
-            await _holding
+            await holding
+        assert now() == answered, "at once"
         assert not one.leads()
 
     lived(story)
