@@ -17,7 +17,7 @@ import pytest
 
 from fluxsampler_api.serve_config import serve_config
 from fluxsampler_planner import app_args, plan
-from tests.support.declarative import DeclaredServe, declared_serve
+from tests.support.declarative import DeclaredServe, declared_serve, replicas
 from tests.support.hub_server import Hub, serve_hub
 from tests.support.model_folders import BUILTIN
 from tests.support.waiting import until
@@ -26,6 +26,7 @@ from tests.unit.planner.samplers import tiny
 IMAGES = "/v1/images/generations"
 GATEWAY, PARALLEL, FALLBACK = "Gateway", "ParallelSampler", "FallbackSampler"
 PATIENCE = 300.0
+LOOK = 0.3  # seconds between two questions: Serve's controller answers them in the loop that does the work
 TOKEN, PROBE = "a-users-token", "the operator's"
 
 Document = Callable[..., dict[str, Any]]
@@ -72,17 +73,22 @@ class Changes:
         self.serve, self._document = serve, document
 
     def apply(self, changes: dict[str, Any], *, gangs: int, fallbacks: int) -> None:
+        """Change the spec of the built-in model on gangs of two."""
+        self.deploy(self._document(changes), gangs=gangs, fallbacks=fallbacks)
+
+    def deploy(self, document: dict[str, Any], *, gangs: int, fallbacks: int) -> None:
         """Until Serve has as many of both and the gateways know."""
-        self.serve.deploy(self._document(changes))
+        self.serve.deploy(document)
 
         def done() -> bool:
-            counts = len(self.running(PARALLEL)), len(self.running(FALLBACK))
-            return counts == (gangs, fallbacks) and self.serve.status() == "RUNNING"
+            found = self.serve.application()
+            counts = tuple(len(replicas(found, name).running) for name in (PARALLEL, FALLBACK))
+            return counts == (gangs, fallbacks) and found.get("status") == "RUNNING"
 
-        until(done, PATIENCE)
+        until(done, PATIENCE, every=LOOK)
 
     def running(self, deployment: str) -> dict[str, int]:
-        return self.serve.replicas(deployment).running
+        return replicas(self.serve.application(), deployment).running
 
     def ranks(self) -> set[int]:
         """Every process of every gang."""
@@ -96,7 +102,12 @@ def changes(serve: DeclaredServe, document: Document) -> Changes:
     made = Changes(serve, document)
     made.apply({}, gangs=1, fallbacks=1)
     with httpx.Client(base_url=serve.url, timeout=120) as client:
-        until(lambda: len(engines(client)) == 2 and all(one["ready"] for one in engines(client).values()))
+
+        def both() -> bool:
+            found = engines(client)
+            return len(found) == 2 and all(one["ready"] for one in found.values())
+
+        until(both, PATIENCE, every=LOOK)
     return made
 
 
@@ -121,7 +132,8 @@ def engines(client: httpx.Client) -> dict[str, Any]:
 
 def engine(client: httpx.Client) -> str:
     """Which one draws now."""
-    return client.post(IMAGES, json={"prompt": "a red circle"}).headers["x-fluxsampler-engine"]
+    response = client.post(IMAGES, json={"prompt": "a red circle"})
+    return str(response.headers.get("x-fluxsampler-engine"))
 
 
 @contextmanager
@@ -132,7 +144,7 @@ def asked_all_the_time(url: str) -> Iterator[Counter[tuple[int, str]]]:
 
     def ask() -> None:
         with httpx.Client(base_url=url, timeout=120) as client:
-            while not over.wait(0.1):
+            while not over.wait(0.2):
                 response = client.post(IMAGES, json={"prompt": "a red circle", "size": "64x64", "steps": 2})
                 answers[response.status_code, response.headers.get("x-fluxsampler-engine", "")] += 1
 
@@ -153,7 +165,7 @@ def test_limits_change_in_place(changes: Changes, client: httpx.Client) -> None:
         changes.apply(
             {"serving.requestTimeoutSeconds": 77, "serving.maxQueuedRequests": 5}, gangs=1, fallbacks=1
         )
-        until(lambda: client.get("/v1/info").json()["limits"]["request_timeout_seconds"] == 77)
+        until(lambda: client.get("/v1/info").json()["limits"]["request_timeout_seconds"] == 77, every=LOOK)
     late = client.post(IMAGES, json={"prompt": "a red circle", "timeout_seconds": 78})
     assert (late.status_code, late.json()["error"]["param"]) == (422, "timeout_seconds")
     assert (
@@ -178,9 +190,9 @@ def test_replicas_change_in_place(changes: Changes, client: httpx.Client) -> Non
         assert engine(client) == "fallback"
         assert engines(client).keys() == {"fallback"}
         assert client.get("/readyz").status_code == 200
-        until(lambda: not any(alive(rank) for rank in ranks))
+        until(lambda: not any(alive(rank) for rank in ranks), every=LOOK)
         changes.apply({"replicas": 1}, gangs=1, fallbacks=1)
-        until(lambda: engine(client) == "parallel", PATIENCE)
+        until(lambda: engine(client) == "parallel", PATIENCE, every=LOOK)
     assert (changes.running(GATEWAY), changes.running(FALLBACK)) == (gateways, fallback)
     assert {status for status, _ in answers} == {200}
 
@@ -192,25 +204,9 @@ def test_the_fallback_goes_and_comes_in_place(changes: Changes, client: httpx.Cl
         changes.apply({"fallback.enabled": False}, gangs=1, fallbacks=0)
         assert engines(client).keys() == {"parallel"}
         changes.apply({"fallback.enabled": True}, gangs=1, fallbacks=1)
-        until(lambda: engines(client).get("fallback", {}).get("ready"), PATIENCE)
+        until(lambda: engines(client).get("fallback", {}).get("ready"), PATIENCE, every=LOOK)
     assert (changes.running(GATEWAY), changes.running(PARALLEL), changes.ranks()) == (gateways, gang, ranks)
     assert {status for status, _ in answers} == {200}
-
-
-@pytest.mark.timeout(900)
-def test_the_operators_token_beside_the_users(serve: DeclaredServe, document: Document) -> None:
-    """Wanting a token is a new start: the gateways read it from their environment."""
-    probe = sha256(PROBE.encode()).hexdigest()
-    serve.deploy(document({"serving.authSecretRef": {"name": "t"}}, probe_token_sha256=probe))
-    with httpx.Client(base_url=serve.url, timeout=120) as client:
-
-        def status(token: str | None) -> int:
-            headers = {} if token is None else {"authorization": f"Bearer {token}"}
-            return client.get("/v1/models", headers=headers).status_code
-
-        until(lambda: status(None) == 401, PATIENCE)
-        until(lambda: serve.status() == "RUNNING", PATIENCE)
-        assert [status(token) for token in (TOKEN, PROBE, "wrong", probe, None)] == [200, 200, 401, 401, 401]
 
 
 def failed(serve: DeclaredServe) -> str:
@@ -224,7 +220,7 @@ def failed(serve: DeclaredServe) -> str:
         ]
         return bool(said)
 
-    until(asked, PATIENCE)
+    until(asked, PATIENCE, every=LOOK)
     return said[0]
 
 
@@ -236,8 +232,8 @@ def test_a_model_that_is_not_there(serve: DeclaredServe, document: Document) -> 
         "fluxsampler_serve.errors.ModelNotFound: the model folder /models/weights/none does not exist: "
         "correct spec.model.source or copy the model there"
     )
-    until(lambda: serve.status() == "DEPLOY_FAILED", PATIENCE)
-    assert "ModelNotFound" in serve.replicas(FALLBACK).message
+    until(lambda: serve.application().get("status") == "DEPLOY_FAILED", PATIENCE, every=LOOK)
+    assert "ModelNotFound" in replicas(serve.application(), FALLBACK).message
 
 
 @pytest.mark.timeout(900)
@@ -263,7 +259,32 @@ def test_a_damaged_model(serve: DeclaredServe, document: Document, tmp_path: Pat
     assert f"fluxsampler_serve.errors.ModelCorrupt: {weights}" in failed(serve)
 
 
+@pytest.fixture
+def secured(document: Document) -> dict[str, Any]:
+    """A document that wants a token. That is a new start: the gateways read it from their environment."""
+    probe = sha256(PROBE.encode()).hexdigest()
+    return document({"serving.authSecretRef": {"name": "t"}}, probe_token_sha256=probe)
+
+
 @pytest.mark.timeout(900)
-def test_a_good_document_after_failed_ones(changes: Changes, client: httpx.Client) -> None:
-    changes.apply({}, gangs=1, fallbacks=1)
-    until(lambda: engine(client) == "parallel", PATIENCE)
+def test_a_good_document_after_failed_ones(
+    changes: Changes, client: httpx.Client, secured: dict[str, Any]
+) -> None:
+    changes.deploy(secured, gangs=1, fallbacks=1)
+    client.headers["authorization"] = f"Bearer {TOKEN}"
+    until(lambda: engine(client) == "parallel", PATIENCE, every=LOOK)
+
+
+@pytest.mark.timeout(900)
+def test_the_operators_token_beside_the_users(
+    changes: Changes, client: httpx.Client, secured: dict[str, Any]
+) -> None:
+    changes.deploy(secured, gangs=1, fallbacks=1)
+
+    def status(token: str | None) -> int:
+        headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        return client.get("/v1/models", headers=headers).status_code
+
+    probe = sha256(PROBE.encode()).hexdigest()
+    until(lambda: status(None) == 401, PATIENCE, every=LOOK)
+    assert [status(token) for token in (TOKEN, PROBE, "wrong", probe, None)] == [200, 200, 401, 401, 401]
