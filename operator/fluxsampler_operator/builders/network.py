@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
 
 def service(spec: FluxSamplerSpec, owner: Owner, ray_cluster: str | None) -> Manifest:
-    """The stable Service: the heads that KubeRay found serving, of ``ray_cluster`` where it is named.
+    """The stable Service: the head, whose proxy takes the requests, of ``ray_cluster`` where it is named.
 
-    Only heads: a worker's label `ray.io/serve` is always true, whether Serve's proxy is there or not.
-    While KubeRay brings up a second cluster (upgrade strategy NewCluster), its head has a proxy before
-    it has an application; naming the active cluster keeps requests away until KubeRay moves them.
+    Not by KubeRay's label `ray.io/serve`: it becomes false when the proxy of a busy node does not answer within 2 s,
+    once, and with it every picture would fail until KubeRay's next look, as there is no other head to go to. While
+    KubeRay brings up a second cluster (upgrade strategy NewCluster), its head has a proxy before it has an
+    application; naming the active cluster keeps requests away until KubeRay moves them.
     """
-    chosen = selector(owner) | {"ray.io/node-type": "head", "ray.io/serve": "true"}
+    chosen = selector(owner) | {"ray.io/node-type": "head"}
     if ray_cluster is not None:
         chosen["ray.io/cluster"] = ray_cluster
     return {

@@ -126,7 +126,7 @@ def _probes() -> Manifest:
     Not KubeRay's own probes: those of a worker also ask for Serve's proxy on it, which is not there
     before a replica is, and never on a worker without one. So a worker would be unready while the model
     loads, and what is wrong with Serve would look like something wrong with the pod. Requests enter
-    through the head, whose proxy KubeRay asks itself before it labels the pod (`ray.io/serve`).
+    through the head, and KubeRay asks Serve there before it says that the application runs.
     """
     asked: Manifest = {"httpGet": {"path": "/api/healthz", "port": AGENT_PORT}, "timeoutSeconds": 5}
     return {
