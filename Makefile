@@ -81,9 +81,10 @@ test-unit: $(VENV)/.dev ## Run the fast tests (pure functions, fakes; under a mi
 test-serve: $(VENV)/.dev browser ## Run the tests on real Ray, xfuser ranks, the built-in model and Chromium
 	$(call say,Tests on real parts)
 	@$(BIN)/pytest tests/serve tests/gpu
+# Three processes on two cores, since the tests wait a lot: each module in one of them, in the order of conftest.py.
 test-control-plane: $(VENV)/.dev cluster-programs ## Run the tests on a real API server
 	$(call say,Tests on a real API server)
-	@$(BIN)/pytest tests/control_plane
+	@$(BIN)/pytest tests/control_plane -n 3 --dist loadfile --no-loadscope-reorder
 test-e2e: $(VENV)/.dev cluster-programs ## Run the tests on a real cluster: Kubernetes, KubeRay, the images, the chart
 	$(call say,Tests on a real cluster)
 	@$(BIN)/pytest tests/e2e

@@ -13,7 +13,7 @@ __all__ = ["control_plane", "namespace"]
 
 HERE = Path(__file__).parent
 # Those that wait most, most first: whatever runs beside them (make runs several processes) fills the time.
-WAITING = ("test_idle", "test_reconcile_kuberay", "test_rbac", "test_reconcile")
+WAITING = ("test_idle", "test_reconcile_kuberay", "test_leader", "test_rbac", "test_reconcile")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

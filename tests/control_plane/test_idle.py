@@ -23,6 +23,7 @@ MANY = 200
 IDLE_SECONDS = 60
 RESIDENT_MIB = 150
 STOP_SECONDS = 5.0
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,6 @@ def world(plane: ControlPlane, tmp_path: Path) -> Iterator[World]:
         assert made.said("reconcile failed") == []
 
 
-@pytest.mark.timeout(600)
 def test_twenty_ready_ones_cause_no_write_for_a_minute(world: World) -> None:
     names = [f"ready-{number}" for number in range(READY)]
     for name in names:
@@ -69,7 +69,6 @@ def test_twenty_ready_ones_cause_no_write_for_a_minute(world: World) -> None:
         assert world.condition("Ready", name)[0] == "True"
 
 
-@pytest.mark.timeout(900)
 def test_two_hundred_get_all_they_need_and_the_process_stays_small(world: World) -> None:
     started = time.monotonic()
     names = [f"many-{number}" for number in range(MANY)]

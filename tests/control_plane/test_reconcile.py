@@ -16,6 +16,8 @@ from tests.support.cluster import ControlPlane, fresh_namespace
 from tests.support.operator_process import operator_process
 from tests.support.operator_world import KINDS, USER, World, install_definitions, text
 
+pytestmark = pytest.mark.timeout(900)
+
 
 @pytest.fixture(scope="module")
 def plane() -> Iterator[ControlPlane]:

@@ -10,6 +10,8 @@ from tests.support.cluster import ControlPlane, fresh_namespace
 from tests.support.operator_process import operator_process
 from tests.support.operator_world import RAY_KINDS, USER, World, install_definitions
 
+pytestmark = pytest.mark.timeout(900)
+
 CRDS = [f"{kind}.ray.io" for kind in RAY_KINDS]
 
 
@@ -52,7 +54,7 @@ def test_kuberay_that_comes_is_noticed_and_its_kinds_are_watched(world: World) -
 def test_kuberay_that_goes_is_missed_and_welcome_again(world: World) -> None:
     # With KubeRay's operator gone first, nobody but ours takes the finalizer off what its definition holds.
     world.patch("RayService", "tiny", {"metadata": {"finalizers": ["ray.io/rayservice-finalizer"]}})
-    world.plane.kubectl("delete", "crd", *CRDS, "--timeout=100s")
+    world.plane.kubectl("delete", "crd", *CRDS, "--timeout=400s", timeout=420)
     world.wait(lambda: world.condition("ClusterReady")[1] == "KubeRayMissing", "KubeRay to be missed")
     install_definitions(world.plane)
     world.wait(lambda: world.find("RayService"), "the RayService to be made anew")

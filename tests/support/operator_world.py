@@ -25,7 +25,8 @@ from tests.support.cluster import ControlPlane
 from tests.support.fake_cluster import play, ray_pods
 from tests.support.operator_process import OperatorProcess
 
-SECONDS = 120
+# Wide: what is asked is whether, not when.
+SECONDS = 240
 # The identity of the operator under test, so that the audit log tells its requests from the tests' own.
 USER = "fluxsampler-operator-test"
 TINY: dict[str, Any] = {
