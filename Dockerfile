@@ -131,6 +131,8 @@ LABEL org.opencontainers.image.title="fluxsampler-operator" \
     org.opencontainers.image.revision="${REVISION}"
 
 FROM serve-dependencies AS serve
+COPY serve_app/kuberay/ /opt/fluxsampler/kuberay/
+ENV PATH=/opt/fluxsampler/kuberay:$PATH
 COPY --from=serve-code /install/ /opt/fluxsampler/
 ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 1000:1000
