@@ -189,6 +189,7 @@ def test_every_right_is_used_and_none_is_missing(installed: Installed, tmp_path:
         story.drift()
         story.delete()
         assert operator.healthy
+        assert operator.metric("fluxsampler_operator_leader") == 1
         operator.stop()
         assert operator.process.returncode == 0
 
