@@ -15,13 +15,14 @@ from tools.cluster.audit import AuditEvent
 
 from fluxsampler_operator.cluster import LEASES
 from fluxsampler_operator.leader import RENEW_SHARE
-from tests.support.cluster import ControlPlane, fresh_namespace
-from tests.support.operator_process import OperatorProcess, operator_process
+from tests.support.cluster import ControlPlane, fresh_namespace, wait_for
+from tests.support.kube import CHART, Kube
+from tests.support.operator_process import PREFIX, OperatorProcess, operator_process
 from tests.support.operator_world import World, install_definitions
 
 NAME = "fluxsampler"
 # Short, so that nothing takes long; long enough for a process that gets no processor for a moment.
-LEASE_SECONDS = 8
+LEASE_SECONDS = 7
 LEADS = "fluxsampler_operator_leader"
 
 
@@ -31,6 +32,7 @@ def plane() -> Iterator[ControlPlane]:
     with ControlPlane() as made:
         # Without KubeRay there is a plan and a status to write, which is all that is asked here.
         install_definitions(made, kuberay=False)
+        made.run_controllers(("deployment-controller", "replicaset-controller"))
         yield made
 
 
@@ -181,6 +183,38 @@ def test_a_leader_that_is_stopped_or_killed_is_replaced_and_writes_nothing_later
     operators.new_leader(world, *{"op-d", "op-e"} - {second})
     accepted(world, "three")
     assert operators.lease()["leaseTransitions"] == 2
+
+
+def test_one_without_a_lease_is_gone_before_those_with_one_come(plane: ControlPlane) -> None:
+    """The chart's way from one to two, as Kubernetes' own controllers walk it."""
+    kube = Kube(plane.kubeconfig)
+    with fresh_namespace(plane.kubectl) as namespace:
+        only = ("--set", f"watchNamespaces={{{namespace}}}", "--set", "crds.install=false")
+        release = ("painter", str(CHART), "-n", namespace, *only)
+        kube.must_helm("install", *release)
+
+        def pods() -> list[tuple[str, str]]:
+            return sorted(_elects_and_goes(pod) for pod in kube.get("pods", "-n", namespace)["items"])
+
+        wait_for(lambda: pods() == [("alone", "stays")], 60, "the one operator's pod")
+        # A pod that has a node ends in its own time; no kubelet says here that it has.
+        (name,) = (pod["metadata"]["name"] for pod in kube.get("pods", "-n", namespace)["items"])
+        binding = {"kind": "Binding", "metadata": {"name": name}, "target": {"kind": "Node", "name": "n1"}}
+        path = f"/api/v1/namespaces/{namespace}/pods/{name}/binding"
+        plane.api.call("POST", path, {"apiVersion": "v1", **binding})
+        kube.must_helm("upgrade", *release, "--set", "replicas=2")
+        wait_for(
+            lambda: pods() == [("alone", "goes")], 60, "the old one to be told to go, and nobody to come"
+        )
+        kube.must("delete", "pod", name, "-n", namespace, "--force", "--grace-period=0")
+        wait_for(lambda: pods() == [("elects", "stays")] * 2, 60, "two that elect")
+        kube.must_helm("uninstall", "painter", "-n", namespace)
+
+
+def _elects_and_goes(pod: dict[str, Any]) -> tuple[str, str]:
+    names = [entry["name"] for entry in pod["spec"]["containers"][0]["env"]]
+    leaves = "deletionTimestamp" in pod["metadata"]
+    return "elects" if f"{PREFIX}LEASE" in names else "alone", "goes" if leaves else "stays"
 
 
 def _said(one: OperatorProcess, event: str) -> list[dict[str, Any]]:
