@@ -12,16 +12,19 @@ nodes pull from; ``FLUXSAMPLER_TEST_TAG`` names images that already are there, w
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
+from tools.cluster.api import Api
 from tools.cluster.audit import AuditLog
 from tools.cluster.cluster import Cluster
 from tools.cluster.commands import Kubectl, run
@@ -39,6 +42,8 @@ __all__ = [
     "fresh_namespace",
     "wait_for",
 ]
+
+Json = dict[str, Any]
 
 MODE = "FLUXSAMPLER_TEST_CLUSTER"
 REGISTRY = "FLUXSAMPLER_TEST_REGISTRY"
@@ -71,6 +76,13 @@ class LiveCluster:
         """Standard output of ``helm ARGUMENTS``."""
         return run([self.helm_program, "--kubeconfig", self.kubeconfig, *arguments], timeout=timeout)
 
+    def read(self, path: str) -> Json:
+        """What the API server has at ``path``: cheap enough to be asked again and again, which kubectl is not (0.1 s of a processor)."""
+        if self.tool is not None:
+            return _api(self.kubeconfig).call("GET", path)
+        found: Json = json.loads(self.kubectl("get", "--raw", path))
+        return found
+
     def ours(self) -> Cluster:
         """The tool's handle, for tests that change the cluster itself; on the caller's own they skip."""
         if self.tool is None:
@@ -81,6 +93,11 @@ class LiveCluster:
     def audit(self) -> AuditLog:
         """The API server's audit log; tests that read it skip on the caller's own cluster."""
         return self.ours().audit
+
+
+@cache
+def _api(kubeconfig: Path) -> Api:
+    return Api(kubeconfig)
 
 
 def cannot_run(error: Exception | str) -> NoReturn:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import numpy as np
@@ -21,6 +22,7 @@ from PIL import Image
 from tools.cluster.image import ImageBuilder
 from tools.cluster.waiting import wait_for
 
+from fluxsampler_api.sampler import API_VERSION
 from fluxsampler_operator.manifest import child_name
 from tests.support.cluster import TAG, LiveCluster
 
@@ -163,8 +165,8 @@ class Sampler:
     @property
     def live(self) -> Json:
         """The FluxSampler itself."""
-        found: Json = self.get(KIND, self.name)
-        return found
+        kind = KIND.partition(".")[0]
+        return self.cluster.read(f"/apis/{API_VERSION}/namespaces/{self.namespace}/{kind}/{self.name}")
 
     @property
     def status(self) -> Json:
@@ -184,8 +186,19 @@ class Sampler:
     @property
     def pods(self) -> list[Json]:
         """Its Ray pods that are not being deleted."""
-        items = self.get("pods", "-l", f"{SAMPLER_LABEL}={self.child}")["items"]
+        items: list[Json] = self._list("pods", labelSelector=f"{SAMPLER_LABEL}={self.child}")
         return [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
+
+    def events(self, **fields: str) -> list[Json]:
+        """Events of its namespace whose fields are so (dots written as __)."""
+        chosen = ",".join(f"{name.replace('__', '.')}={value}" for name, value in fields.items())
+        return self._list("events", fieldSelector=chosen)
+
+    def _list(self, kind: str, **query: str) -> list[Json]:
+        items: list[Json] = self.cluster.read(
+            f"/api/v1/namespaces/{self.namespace}/{kind}?{urlencode(query)}"
+        )["items"]
+        return items
 
     @property
     def child(self) -> str:
@@ -243,11 +256,13 @@ class Sampler:
         assert ended.returncode == 0, f"fluxsampler {' '.join(map(str, words))}: {ended.stdout}{ended.stderr}"
         return ended.stdout
 
-    def wait(self, holds: Callable[[], object], what: str, seconds: float = READY_SECONDS) -> float:
-        """Seconds until ``holds``; fails with the status as it is then."""
+    def wait(
+        self, holds: Callable[[], object], what: str, seconds: float = READY_SECONDS, interval: float = 0.25
+    ) -> float:
+        """Seconds until ``holds``; fails with the status as it is then. What calls kubectl wants an ``interval`` of a second."""
         start = time.monotonic()
         try:
-            wait_for(holds, seconds, f"{self.namespace}/{self.name}: {what}", interval=0.25)
+            wait_for(holds, seconds, f"{self.namespace}/{self.name}: {what}", interval=interval)
         except Exception as error:
             raise AssertionError(f"{error}\n{self.told()}") from error
         return time.monotonic() - start

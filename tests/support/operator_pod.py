@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from tools.cluster.commands import Kubectl
 from tools.cluster.errors import CommandFailed
@@ -45,13 +46,9 @@ class OperatorPod:
     @property
     def running(self) -> Json | None:
         """The pod with a running container that is not being deleted; None while there is none."""
-        items = json.loads(
-            self._kubectl(
-                "get", "pods", "-n", self.installation.namespace,
-                *self._labels, "-o", "json",
-            )
-        )["items"]  # fmt: skip
-        for pod in items:
+        query = urlencode({"labelSelector": self._labels[1]})
+        path = f"/api/v1/namespaces/{self.installation.namespace}/pods?{query}"
+        for pod in self.installation.cluster.read(path)["items"]:
             if "deletionTimestamp" not in pod["metadata"] and self._container(pod):
                 found: Json = pod
                 return found
@@ -132,7 +129,7 @@ class OperatorPod:
     def away(self) -> Iterator[None]:
         """No operator meanwhile; it is ready again afterwards."""
         self._scale(0)
-        wait_for(lambda: not self._pods(), SECONDS, "the operator is gone", interval=0.25)
+        wait_for(lambda: not self._pods(), SECONDS, "the operator is gone", interval=0.5)
         try:
             yield
         finally:

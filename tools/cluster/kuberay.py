@@ -19,7 +19,9 @@ NAMESPACE = "ray-system"
 _KIND = "rayservices"
 _SECONDS = 180
 
-# Its manifests as published wait ten seconds before the first look, and give it a tenth of a core.
+# Its manifests as published wait ten seconds before the first look, and give it a tenth of a core. One that is started
+# again waits for the Lease of the one before to run out, 15 s, though there is never a second one; a namespace that is
+# deleted waits for half of its pods' time to end, whether they need it or not.
 _PATCH = [
     {
         "op": "replace",
@@ -28,6 +30,12 @@ _PATCH = [
     },
     {"op": "replace", "path": "/spec/template/spec/containers/0/readinessProbe/periodSeconds", "value": 1},
     {"op": "remove", "path": "/spec/template/spec/containers/0/resources/limits/cpu"},
+    {
+        "op": "add",
+        "path": "/spec/template/spec/containers/0/args/-",
+        "value": "--enable-leader-election=false",
+    },
+    {"op": "replace", "path": "/spec/template/spec/terminationGracePeriodSeconds", "value": 1},
 ]
 
 
