@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,9 +17,11 @@ from typing import Any
 
 import pytest
 
+from tests.support import hub_server
 from tests.support.cluster import ControlPlane, LiveCluster, control_plane, fresh_namespace
 from tests.support.installation import KIND, RESTRICTED, ROOT, Installation, Sampler, tiny
 from tests.support.operator_process import operator_process
+from tests.support.shape_checker import matches
 
 __all__ = ["control_plane"]
 
@@ -36,20 +38,25 @@ GPU = "nvidia.com/gpu"
 LITTLE = {"name": "ray", "resources": {"requests": {"memory": "64Mi"}}}
 ALONE: dict[str, Any] = {"hardware": {"device": "cpu", "gpusPerNode": 1}, "fallback": {"enabled": False}}
 
-# A model hub that lets nobody in.
-HUB = """
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-class Closed(BaseHTTPRequestHandler):
-    def do_GET(self):
-        body = b'{"error": "Invalid username or password."}'
-        self.send_response(401)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-    do_HEAD = do_GET
-ThreadingHTTPServer(("", 8080), Closed).serve_forever()
+# A model hub with the built-in model under another name, for those who have its token.
+REPOSITORY, TOKEN = "acme/tiny-shapes", "right"
+HUB = f"""{Path(hub_server.__file__).read_text(encoding="utf-8")}
+from importlib.util import find_spec
+from pathlib import Path
+
+class OneHost(_Handler):
+    # Sends weights itself: a pod is no second host for them, as the real hub has one.
+
+    def _resolve(self, name):
+        content = self.hub.files()[name].read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        self._send(200, {{"ETag": f'"{{digest}}"', "X-Repo-Commit": self.hub.commit}}, content)
+
+folder = Path(find_spec("fluxsampler_serve").origin).parent / "builtin" / "tiny_shapes"
+OneHost.hub = Hub({REPOSITORY!r}, folder, token={TOKEN!r})
+ThreadingHTTPServer(("", 8080), OneHost).serve_forever()
 """
+SECRET = {"name": "hub", "key": "token"}
 
 
 def patched(*containers: dict[str, Any], **spec: Any) -> dict[str, Any]:
@@ -87,8 +94,10 @@ class Scene:
     samplers: dict[str, Sampler] = field(default_factory=dict)
 
     def make(self, name: str, **spec: Any) -> Sampler:
-        """A FluxSampler in a namespace of its own."""
+        """A FluxSampler in a namespace of its own, with a Secret whose token no hub takes."""
         namespace = self.stack.enter_context(fresh_namespace(self.cluster.kubectl, RESTRICTED))
+        wrong = f"--from-literal={SECRET['key']}=wrong"
+        self.cluster.kubectl("create", "secret", "generic", SECRET["name"], wrong, "-n", namespace)
         made = Sampler(self.cluster, namespace, name)
         self.samplers[name] = made
         made.apply(tiny(name, **spec))
@@ -108,7 +117,9 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(installed: Installation, cluster: LiveCluster) -> Iterator[Scene]:
     """Started in the order of how long each takes."""
-    operator = installed.pod["spec"]["containers"][0]["image"]
+    container = installed.pod["spec"]["containers"][0]
+    operator = container["image"]
+    (serve,) = (one["value"] for one in container["env"] if one["name"] == "FLUXSAMPLER_OPERATOR_SERVE_IMAGE")
     with ExitStack() as stack:
         made = Scene(cluster, stack)
         starved = {
@@ -116,14 +127,11 @@ def scene(installed: Installation, cluster: LiveCluster) -> Iterator[Scene]:
             "resources": {"requests": {"memory": "600Mi"}, "limits": {"memory": "600Mi"}},
         }
         made.make("starved", fallback={"enabled": False}, podTemplate={"spec": {"containers": [starved]}})
-        hub = made.pod(
-            bare_pod(
-                "hub", operator, command=["python", "-c", HUB], readinessProbe={"tcpSocket": {"port": 8080}}
-            )
-        )
+        asked = {"tcpSocket": {"port": 8080}, "periodSeconds": 1}
+        hub = made.pod(bare_pod("hub", serve, args=["python", "-c", HUB], readinessProbe=asked))
         told = {"name": "ray-worker", "env": [{"name": "HF_ENDPOINT", "value": f"http://{hub}:8080"}]}
-        lost = {"model": {"source": "file:///no/such/tiny-shapes", "dtype": "float32"}}
-        made.make("lost", **ALONE | lost, podTemplate={"spec": {"containers": [told]}})
+        model = {"source": f"hf://{REPOSITORY}", "dtype": "float32", "tokenSecretRef": SECRET}
+        made.make("locked", **ALONE, model=model, podTemplate={"spec": {"containers": [told]}})
         for node in json.loads(cluster.kubectl("get", "nodes", "-o", "json"))["items"]:
             cards = node["status"]["allocatable"].get(GPU, "0")
             if cards != "0":
@@ -144,9 +152,7 @@ def seconds(text: str) -> datetime:
 
 def told_of(sampler: Sampler, reason: str) -> dict[str, Any] | None:
     """The operator's first Event with that reason about the FluxSampler."""
-    items = sampler.get("events", "--field-selector", f"involvedObject.kind=FluxSampler,reason={reason}")[
-        "items"
-    ]
+    items = sampler.events(involvedObject__kind="FluxSampler", reason=reason)
     return min(items, key=lambda item: item["metadata"]["creationTimestamp"]) if items else None
 
 
@@ -179,9 +185,7 @@ def first_event(sampler: Sampler, kind: str, reason: str) -> Callable[[], dateti
     """When the first Event of that reason about an object of that kind was written."""
 
     def when() -> datetime:
-        items = sampler.get("events", "--field-selector", f"involvedObject.kind={kind},reason={reason}")[
-            "items"
-        ]
+        items = sampler.events(involvedObject__kind=kind, reason=reason)
         return min(seconds(item["firstTimestamp"] or item["eventTime"]) for item in items)
 
     return when
@@ -249,32 +253,72 @@ def test_a_worker_that_is_killed_for_memory(scene: Scene) -> None:
     scene.cluster.kubectl("delete", KIND, sampler.name, "-n", sampler.namespace, "--wait=false")
 
 
-def test_a_model_that_is_not_there_then_one_that_is_locked_then_one_that_draws(scene: Scene) -> None:
-    sampler = scene.samplers["lost"]
+def test_a_model_that_is_locked(scene: Scene) -> None:
+    sampler = scene.samplers["locked"]
     asked = first_event(sampler, "RayService", "UpdatedServeApplications")
-    named(sampler, "EngineReady", "ModelNotFound", asked, "/no/such/tiny-shapes", "spec.model.source")
-
-    changed = datetime.now(UTC).replace(microsecond=0)
-    sampler.patch({"model": {"source": "hf://acme/tiny-shapes"}})
     named(
         sampler,
         "EngineReady",
         "ModelAuthFailed",
-        lambda: changed,
-        "hf://acme/tiny-shapes (401)",
+        asked,
+        f"hf://{REPOSITORY} (401)",
         "spec.model.tokenSecretRef",
     )
 
-    sampler.patch({"model": {"source": "builtin://tiny-shapes"}})
-    print(f"corrected: Ready after {sampler.wait_ready():.0f} s")
+
+@contextmanager
+def trying_again_soon(installed: Installation) -> Iterator[None]:
+    """The operator waits for seconds, not minutes, before it tries again what Serve gave up."""
+    installed.install(retrySeconds="5")
+    try:
+        yield
+    finally:
+        installed.install()
+
+
+def test_what_was_corrected_outside_is_found_without_a_change_of_spec(
+    scene: Scene, installed: Installation
+) -> None:
+    """Serve gives up for good after three tries; the operator has it tried again, with the Secret as it is by then."""
+    sampler = scene.samplers["locked"]
+    generation, pods = sampler.live["metadata"]["generation"], sampler.pod_uids
+    corrected = json.dumps({"stringData": {SECRET["key"]: TOKEN}})
+    scene.cluster.kubectl(
+        "patch", "secret", SECRET["name"], "-n", sampler.namespace, "--type=merge", "-p", corrected
+    )
+    with trying_again_soon(installed):
+        took = sampler.wait(lambda: told_of(sampler, "TryingAgain"), "an Event TryingAgain", PATIENCE)
+        print(f"\ntried again {took:.0f} s after the operator had started")
+    print(f"Ready {sampler.wait_ready():.0f} s after the operator is as it was")
+    assert sampler.live["metadata"]["generation"] == generation
+    assert not sampler.pod_uids & pods
     assert sampler.condition("Degraded")["status"] == "False"
+    assert matches(sampler.draw("a red circle").image, "a red circle")
+
+
+def test_a_model_that_is_not_there(scene: Scene) -> None:
+    sampler = scene.samplers["locked"]
+    changed = datetime.now(UTC).replace(microsecond=0)
+    sampler.patch({"model": {"source": "hf://nobody/tiny-shapes"}})
+    named(
+        sampler,
+        "EngineReady",
+        "ModelNotFound",
+        lambda: changed,
+        "hf://nobody/tiny-shapes",
+        "spec.model.source",
+    )
 
 
 def test_every_reason_was_written_once(scene: Scene) -> None:
     """Messages hold no counters: a trouble that goes on is one Event, whatever Kubernetes and Serve count meanwhile."""
-    for name, reason in (("lost", "ModelNotFound"), ("lost", "ModelAuthFailed")):
+    for name, reason in (("locked", "ModelAuthFailed"), ("locked", "ModelNotFound")):
         sampler = scene.samplers[name]
-        events = sampler.get(
-            "events", "--field-selector", f"involvedObject.kind=FluxSampler,reason={reason}"
-        )["items"]
+        events = sampler.events(involvedObject__kind="FluxSampler", reason=reason)
         assert sum(event.get("count") or 1 for event in events) == 1, sampler.told()
+
+
+def test_a_namespace_whose_sampler_runs_ends_as_any_other(scene: Scene) -> None:
+    sampler = scene.samplers["locked"]
+    assert {pod["status"]["phase"] for pod in sampler.pods} == {"Running"}
+    scene.cluster.kubectl("delete", "namespace", sampler.namespace, "--timeout=120s", timeout=130)
