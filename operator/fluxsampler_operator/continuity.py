@@ -22,6 +22,22 @@ class Continuity:
 
     def __init__(self) -> None:
         self._running: dict[Key, tuple[str, int]] = {}
+        self._documents: dict[Key, str] = {}
+
+    def wrote(self, key: Key, rayservice: Json) -> None:
+        """Note Serve's document as this operator has applied it."""
+        self._documents[key] = rayservice["spec"]["serveConfigV2"]
+
+    def interrupted(self, key: Key, rayservice: Json) -> bool:
+        """Whether somebody else wrote Serve's document since; what ran before is forgotten then.
+
+        KubeRay may hand it on before it is put right, and each of the two makes Serve start the engines anew.
+        """
+        own = self._documents.get(key)
+        if own is None or own == rayservice["spec"].get("serveConfigV2"):
+            return False
+        self.forget(key)
+        return True
 
     def goes_on(
         self, key: Key, rayservice: Json | None, app: Application, engines: str, *, head: bool, current: bool
@@ -48,3 +64,4 @@ class Continuity:
     def forget(self, key: Key) -> None:
         """Nothing runs any more, or the object is gone."""
         self._running.pop(key, None)
+        self._documents.pop(key, None)

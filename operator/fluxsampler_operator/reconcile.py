@@ -1,7 +1,8 @@
 """One level-based reconcile: read the FluxSampler and the world, make them agree, write down what is true.
 
-It never remembers what happened before (a picture's result excepted, see :mod:`.picture`) and never steers by
-status, so it may be called at any time, any number of times, and be killed in between.
+It never steers by status, and what it remembers only keeps it from saying too much, too little or the same again
+(:mod:`.picture`, :mod:`.uptake`, :mod:`.continuity`, :mod:`.written`). So it may be called at any time, any number
+of times, and be killed in between.
 """
 
 from __future__ import annotations
@@ -164,6 +165,9 @@ class Reconciler:
         if rayservice is not None and rayservice["metadata"].get("deletionTimestamp"):
             # Somebody deleted it, or KubeRay's definitions; without KubeRay it would stay so and hold both.
             await finish_removal(self._cluster, owner.namespace, owner.child, self._now())
+        key = Key(owner.namespace, owner.name)
+        if rayservice is not None and self._continuity.interrupted(key, rayservice):
+            self._pictures.forget(key)
         if outcome.sampler is None or outcome.plan is None:
             return rayservice, (), False
         try:
@@ -189,6 +193,7 @@ class Reconciler:
             else:
                 if manifest["kind"] == RAY_SERVICES.kind:
                     rayservice = applied
+                    self._continuity.wrote(key, applied)
         return rayservice, tuple(errors), pending
 
     async def _observe(

@@ -80,3 +80,15 @@ def test_nothing_goes_on_that_never_ran() -> None:
     ended.look("RUNNING", 1)
     ended.continuity.forget(KEY)
     assert ended.look("DEPLOYING", 2) is False
+
+
+def test_a_document_of_somebody_else_interrupts_what_ran(ran: Story) -> None:
+    def live(document: str) -> dict[str, Any]:
+        return {"spec": {"serveConfigV2": document}}
+
+    assert ran.continuity.interrupted(KEY, live("ours")) is False, "nothing was written yet"
+    ran.continuity.wrote(KEY, live("ours"))
+    assert ran.continuity.interrupted(KEY, live("ours")) is False
+    assert ran.look("DEPLOYING", 2) is True
+    assert ran.continuity.interrupted(KEY, live("theirs")) is True
+    assert ran.look("DEPLOYING", 3) is False

@@ -334,6 +334,26 @@ async def test_ready_is_lost_when_serve_is_told_to_start_the_engines_anew(
     assert _ready(world) == ("True", 1 + len(changes))
 
 
+@pytest.mark.parametrize("asks", [True, False], ids=["canary", "no canary"])
+async def test_ready_is_lost_when_serve_was_told_something_else_by_somebody_else(
+    world: World, asks: bool
+) -> None:
+    await world.ready({**SPEC, "canary": {"enabled": asks}})
+    live = world.cluster.live(RAY_SERVICES)
+    live["spec"]["serveConfigV2"] += "# theirs\n"
+    live["metadata"]["generation"] += 1
+    play(live, "DEPLOYING")  # KubeRay was quicker than the repair
+    await world.round()
+    assert "theirs" not in world.cluster.live(RAY_SERVICES)["spec"]["serveConfigV2"]
+    play(world.cluster.live(RAY_SERVICES), "DEPLOYING")
+    await world.round()
+    assert world.cluster.condition("Ready")[0] == "False"
+    assert world.cluster.live(SAMPLERS)["status"]["engine"] == "none"
+    play(world.cluster.live(RAY_SERVICES))
+    await world.rounds(2)
+    assert _ready(world) == ("True", 1)
+
+
 async def test_a_change_in_place_without_a_canary_leaves_ready(world: World) -> None:
     quiet = {**SPEC, "canary": {"enabled": False}}
     await world.ready(quiet)
