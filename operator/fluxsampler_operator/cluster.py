@@ -45,6 +45,11 @@ APPLIED_ANNOTATION = "fluxsampler.io/applied"
 THREADS = 8
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 15.0
+# One more try to read, on a connection that the server has closed meanwhile; the queue does the rest. A write is sent
+# right after `may_write` was asked, or not at all.
+RETRIES = urllib3.Retry(
+    total=1, connect=0, redirect=0, status=0, allowed_methods=("GET",), respect_retry_after_header=False
+)
 # Objects of one answer: what is parsed at once bounds the memory that a large cluster costs.
 PAGE = 200
 
@@ -101,8 +106,7 @@ def configuration() -> Any:
             raise Permanent(
                 f"no way to the cluster: not in a pod, and the kubeconfig cannot be read: {error}"
             ) from error
-    # One more try on a connection that the server has closed meanwhile; the queue does the rest.
-    made.retries = urllib3.Retry(total=1, redirect=0, status=0, respect_retry_after_header=False)
+    made.retries = RETRIES
     made.connection_pool_maxsize = THREADS
     return made
 

@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-import urllib3
 from kubernetes import client
 from kubernetes.config import ConfigException
 
@@ -102,7 +101,7 @@ def server() -> Iterator[Server]:
 def cluster(server: Server) -> Iterator[Cluster]:
     configured = client.Configuration()
     configured.host = server.url
-    configured.retries = urllib3.Retry(total=1, redirect=0, status=0, respect_retry_after_header=False)
+    configured.retries = module.RETRIES
     made = Cluster(configured)
     yield made
     made.close()
@@ -404,6 +403,20 @@ async def test_who_may_not_write_sends_nothing_but_reads(server: Server) -> None
     await fenced.find(PODS, "a")
     assert {verb for verb, _, _ in server.asked} == {"GET"}
     fenced.close()
+
+
+async def test_a_lost_connection_repeats_a_read_and_no_write(server: Server, cluster: Cluster) -> None:
+    def lose(_: Asked) -> Answer:
+        raise ConnectionAbortedError  # the handler ends, and with it the connection
+
+    server.answers = [lose, (200, {"items": []})]
+    assert await cluster.find(NODES, None) == []
+    assert [verb for verb, _, _ in server.asked] == ["GET", "GET"]
+    server.asked, server.answers = [], [lose]
+    for write in (cluster.replace(LEASES, LEASE), cluster.delete(PODS, SERVICE_LIVE)):
+        with pytest.raises(ClusterUnavailable):
+            await write
+    assert [verb for verb, _, _ in server.asked] == ["PUT", "DELETE"]
 
 
 async def test_at_rest_is_when_no_call_is_under_way_not_when_nobody_waits_for_one(
