@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from threading import Event, Thread
 
 import httpx
@@ -17,11 +15,6 @@ import pytest
 from tests.support.installation import KIND, Sampler
 from tests.support.shape_checker import matches
 
-# One line for each time that the object is written: its generation, and what Ready says, of which generation.
-COLUMNS = (
-    '{.metadata.generation}{"\\t"}{range .status.conditions[?(@.type=="Ready")]}'
-    '{.observedGeneration}{"\\t"}{.status}{"\\t"}{.message}{end}{"\\n"}'
-)
 # Between two pictures, so that drawing leaves a processor to what is rolled out.
 PAUSE_SECONDS = 0.2
 
@@ -30,15 +23,10 @@ PAUSE_SECONDS = 0.2
 class Seen:
     """What somebody saw who watched Ready and drew one picture after the other."""
 
-    log: Path
     engines: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
-
-    @property
-    def writes(self) -> list[list[str]]:
-        """Generation, Ready's generation, its status and its message, for each write of the object so far."""
-        whole, _, _ = self.log.read_text(encoding="utf-8").rpartition("\n")
-        return [line.split("\t") for line in whole.splitlines()]
+    writes: list[tuple[int, int, str, str]] = field(default_factory=list)
+    """The object's generation, and Ready's generation, status and message, each time that they differed."""
 
     def uninterrupted(self) -> None:
         """Fail the test if Ready was ever lost or a picture did not come."""
@@ -51,9 +39,9 @@ class Seen:
 
 
 @contextmanager
-def watched(sampler: Sampler, folder: Path) -> Iterator[Seen]:
-    """Watch Ready by kubectl, and draw all the time, until the block ends and the watch has seen its end."""
-    seen, over, url, kubectl = Seen(folder / "ready"), Event(), sampler.url, sampler.cluster.kubectl
+def watched(sampler: Sampler) -> Iterator[Seen]:
+    """Ask for Ready and draw, all the time, until the block ends and the end was seen."""
+    seen, over, url = Seen(), Event(), sampler.url
 
     def draw() -> None:
         while not over.wait(PAUSE_SECONDS):
@@ -62,25 +50,31 @@ def watched(sampler: Sampler, folder: Path) -> Iterator[Seen]:
             except (AssertionError, httpx.HTTPError) as error:
                 seen.failures.append(f"{type(error).__name__}: {error}")
 
-    painter = Thread(target=draw)
-    command: list[str | Path] = [
-        kubectl.program, "--kubeconfig", kubectl.kubeconfig, "get", KIND, sampler.name, "-n", sampler.namespace,
-        "--watch", "-o", f"jsonpath={COLUMNS}",
-    ]  # fmt: skip
-    with seen.log.open("wb") as log:
-        watch = subprocess.Popen(command, stdout=log)
-        try:
-            sampler.wait(lambda: seen.writes, "the watch to begin")
-            painter.start()
-            yield seen
-            last = str(sampler.live["metadata"]["generation"])
-            sampler.wait(lambda: seen.writes[-1][:2] == [last, last], "the watch to see the end")
-        finally:
-            over.set()
-            if painter.ident is not None:
-                painter.join()
-            watch.terminate()
-            watch.wait()
+    def look() -> None:
+        while not over.wait(PAUSE_SECONDS):
+            live = sampler.live
+            ready = next(each for each in live["status"]["conditions"] if each["type"] == "Ready")
+            row = (
+                live["metadata"]["generation"],
+                ready["observedGeneration"],
+                ready["status"],
+                ready["message"],
+            )
+            if seen.writes[-1:] != [row]:
+                seen.writes.append(row)
+
+    threads = [Thread(target=draw), Thread(target=look)]
+    for thread in threads:
+        thread.start()
+    try:
+        sampler.wait(lambda: seen.writes, "the first look")
+        yield seen
+        last = sampler.live["metadata"]["generation"]
+        sampler.wait(lambda: seen.writes[-1][:2] == (last, last), "the end to be seen")
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
 
 
 def kubectl_wait(sampler: Sampler) -> None:
@@ -100,10 +94,10 @@ def as_before(shared: Sampler) -> Iterator[None]:
     shared.wait_ready()
 
 
-def test_limits_and_fallbacks_change_in_place(shared: Sampler, tmp_path: Path) -> None:
+def test_limits_and_fallbacks_change_in_place(shared: Sampler) -> None:
     pods, gang = shared.pod_uids, shared.gang
     assert len(gang) >= 2
-    with watched(shared, tmp_path) as seen:
+    with watched(shared) as seen:
         shared.patch(
             {"serving": {"requestTimeoutSeconds": 77, "maxQueuedRequests": 5}, "fallback": {"minReplicas": 2}}
         )
@@ -116,12 +110,10 @@ def test_limits_and_fallbacks_change_in_place(shared: Sampler, tmp_path: Path) -
     assert shared.gang == gang
 
 
-def test_scale_to_two_to_one_to_none(shared: Sampler, tmp_path: Path) -> None:
+def test_scale_to_two_to_one_to_none(shared: Sampler) -> None:
     pods, gang = shared.pod_uids, shared.gang
     for replicas in (2, 1, 0):
-        folder = tmp_path / str(replicas)
-        folder.mkdir()
-        with watched(shared, folder) as seen:
+        with watched(shared) as seen:
             shared.cluster.kubectl(
                 "scale", f"{KIND}/{shared.name}", "-n", shared.namespace, f"--replicas={replicas}"
             )
