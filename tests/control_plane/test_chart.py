@@ -16,7 +16,7 @@ from tools.cluster.errors import BuildFailed, CannotRun
 
 from fluxsampler_operator.settings import Settings
 from tests.support.cluster import ControlPlane, cannot_run, wait_for
-from tests.support.kube import CHART, Kube
+from tests.support.kube import CHART, Kube, wait_established
 from tests.support.spec_cases import BASE
 
 CRD = "fluxsamplers.fluxsampler.io"
@@ -291,7 +291,7 @@ def test_install_upgrade_rollback_uninstall_and_back(kube: Kube, tmp_path: Path)
     notes = kube.must_helm("install", *RELEASE)
     assert "serves all namespaces" in notes
     assert "KubeRay is missing" in notes
-    kube.must("wait", "--for=condition=Established", f"crd/{CRD}", "--timeout=60s")
+    wait_established(kube.must, CRD)
     stored, key = sampler(kube), probe_key(kube)
     assert len(key) == 48
     assert not knows_colour(kube)
@@ -462,6 +462,6 @@ def test_kuberay_that_is_there_is_not_missed(kube: Kube) -> None:
         "spec": {"group": "ray.io", "scope": "Namespaced", "names": names, "versions": [version]},
     }
     assert kube.apply(definition).ok
-    kube.must("wait", "--for=condition=Established", "crd/rayservices.ray.io", "--timeout=60s")
+    wait_established(kube.must, "rayservices.ray.io")
     assert "KubeRay is missing" not in kube.must_helm("install", *RELEASE)
     kube.must("delete", "crd", "rayservices.ray.io")

@@ -17,7 +17,7 @@ from fluxsampler_api import crd
 from fluxsampler_api.sampler import GROUP, PLURAL, VERSION
 from tests.support.cluster import ControlPlane, wait_for
 from tests.support.dry_run import refusal
-from tests.support.kube import Kube
+from tests.support.kube import Kube, wait_established
 from tests.support.spec_cases import BASE, Case, cases, merged
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
@@ -30,7 +30,7 @@ def kube(control_plane: ControlPlane) -> Kube:
     """A user of an API server that knows FluxSamplers."""
     kube = Kube(control_plane.kubeconfig)
     kube.must("apply", "--server-side", "--force-conflicts", "-f", str(COMMITTED))
-    kube.must("wait", "--for=condition=Established", f"crd/{PLURAL}.{GROUP}", "--timeout=60s")
+    wait_established(kube.must, f"{PLURAL}.{GROUP}")
     return kube
 
 

@@ -20,6 +20,7 @@ import pytest
 from tests.support import hub_server
 from tests.support.cluster import ControlPlane, LiveCluster, control_plane, fresh_namespace
 from tests.support.installation import KIND, RESTRICTED, ROOT, Installation, Sampler, tiny
+from tests.support.kube import wait_established
 from tests.support.operator_process import operator_process
 from tests.support.shape_checker import matches
 
@@ -195,7 +196,7 @@ def test_no_kuberay(control_plane: ControlPlane, tmp_path: Path) -> None:
     """On an API server of its own: taking KubeRay's kinds from the shared one would take everybody's RayServices."""
     kubectl = control_plane.kubectl
     kubectl("apply", "-f", ROOT / "crds")
-    kubectl("wait", "--for=condition=Established", f"crd/{KIND}", "--timeout=60s")
+    wait_established(kubectl, KIND)
     alone = LiveCluster(kubectl, Path(), "", None)
     with fresh_namespace(kubectl) as namespace, operator_process(control_plane.kubeconfig, tmp_path / "log"):
         sampler = Sampler(alone, namespace, "early")

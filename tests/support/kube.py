@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tools.cluster import recipes
 from tools.cluster.binaries import ensure
+from tools.cluster.waiting import wait_for
 
 CHART = Path(__file__).parents[2] / "charts" / "fluxsampler"
 
@@ -31,6 +33,16 @@ class Ran:
     def text(self) -> str:
         """Everything it said."""
         return self.out + self.err
+
+
+def wait_established(kubectl: Callable[..., str], definition: str) -> None:
+    """Until a CustomResourceDefinition is served; `kubectl wait` fails on one so young that it has no conditions yet."""
+    path = '{.status.conditions[?(@.type=="Established")].status}'
+
+    def served() -> bool:
+        return kubectl("get", "crd", definition, "-o", f"jsonpath={path}") == "True"
+
+    wait_for(served, 60, f"{definition} to be served")
 
 
 @dataclass(frozen=True)
