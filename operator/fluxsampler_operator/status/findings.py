@@ -216,8 +216,19 @@ class View:
 
     @property
     def _cluster_before_serves(self) -> bool:
-        before = self.application.before
+        before = self.application.before or self._former_cluster
         return bool(before) and pod_state.head_ready(self.observed.pods, before)
+
+    @property
+    def _former_cluster(self) -> str:
+        """The cluster that Serve's words are about, where KubeRay is going to bring up one of another form beside it."""
+        strategy = ((self.observed.rayservice or {}).get("spec") or {}).get("upgradeStrategy") or {}
+        cluster = self.application.cluster
+        if strategy.get("type") != "NewCluster" or not cluster:
+            return ""
+        wanted = pod_state.current(self.observed.pods, self.observed.rayservice)
+        old = {each.name for each in pod_state.of_cluster(self.observed.pods, cluster)}
+        return "" if old & {each.name for each in wanted} else cluster
 
     @property
     def _headless(self) -> bool:
@@ -267,14 +278,14 @@ class View:
         before = self._engine_before
         if self._headless and not self._cluster_before_serves:
             return "none"
+        if self._cluster_before_serves:
+            return before
         if self._restarts:
             return "none"
         if self._goes_on != "none":
             return self._goes_on
         if picture is not None:
             return picture.engine if picture.drawn else "none"
-        if self._cluster_before_serves:
-            return before
         likely = self._likely_engine()
         if application.running:
             return likely if not self._canary or likely == "none" else before

@@ -358,6 +358,30 @@ def test_a_new_cluster_beside_the_old_one_keeps_serving() -> None:
         )
 
 
+@pytest.mark.parametrize("up", [False, True])
+def test_a_second_cluster_that_kuberay_has_not_named_yet_changes_nothing(up: bool) -> None:
+    """KubeRay's words are those of the old cluster, and the pods that are wanted are not there, or only just."""
+    wanted = rayservice()
+    wanted["metadata"] = {
+        **wanted["metadata"],
+        "annotations": {"fluxsampler.io/form": "new"},
+        "generation": 2,
+    }
+    wanted["spec"]["upgradeStrategy"] = {"type": "NewCluster"}
+    pods = [pod("head"), pod("worker")]
+    for each in pods:
+        each["metadata"]["annotations"] = {"fluxsampler.io/form": "old"}
+    if up:
+        fresh = pod("head", "tiny-y-head", phase="Pending", conditions=[])
+        fresh["metadata"]["labels"]["ray.io/cluster"] = "tiny-y"
+        fresh["metadata"]["annotations"] = {"fluxsampler.io/form": "new"}
+        pods.append(fresh)
+    look = seen(rayservice=wanted, pods=tuple(pods), picture=None, taken_up=False)
+    made = status(look, status(), sampler=sampler(generation=2))
+    assert condition(made, "Ready") == ("True", "Ready")
+    assert made["engine"] == "parallel"
+
+
 def test_a_new_cluster_that_cannot_come_up_is_named_while_the_old_one_serves() -> None:
     gone = ("DEPLOY_FAILED", "The deployment failed to start 3 times in a row. Error:\nboom")
     both = rayservice("DEPLOY_FAILED", side="pendingServiceStatus", ParallelSampler=gone)
