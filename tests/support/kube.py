@@ -37,10 +37,10 @@ class Ran:
 
 def wait_established(kubectl: Callable[..., str], definition: str) -> None:
     """Until a CustomResourceDefinition is served; `kubectl wait` fails on one so young that it has no conditions yet."""
-    path = '{.status.conditions[?(@.type=="Established")].status}'
 
     def served() -> bool:
-        return kubectl("get", "crd", definition, "-o", f"jsonpath={path}") == "True"
+        conditions = json.loads(kubectl("get", "crd", definition, "-o", "json")).get("status", {})
+        return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
 
     wait_for(served, 60, f"{definition} to be served")
 
