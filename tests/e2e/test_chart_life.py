@@ -56,7 +56,9 @@ def test_an_upgrade_brings_the_new_definition_and_a_rollback_the_old(
     revision = json.loads(cluster.helm("status", main_release.release, "-n", main_release.namespace, "-o", "json"))["version"]  # fmt: skip
 
     main_release.install(chart=_next_chart(tmp_path))
-    wait_for(lambda: NOTE in _explained(main_release), SECONDS, "kubectl explain knows the new field")
+    wait_for(
+        lambda: NOTE in _explained(main_release), SECONDS, "kubectl explain knows the new field", interval=0.5
+    )
     assert untouched(shared) == before
 
     cluster.helm(
@@ -69,7 +71,12 @@ def test_an_upgrade_brings_the_new_definition_and_a_rollback_the_old(
         "--timeout",
         "180s",
     )
-    wait_for(lambda: NOTE not in _explained(main_release), SECONDS, "kubectl explain has forgotten it")
+    wait_for(
+        lambda: NOTE not in _explained(main_release),
+        SECONDS,
+        "kubectl explain has forgotten it",
+        interval=0.5,
+    )
     OperatorPod(main_release).wait_ready()
     shared.wait_ready()
     assert untouched(shared) == before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from tests.support.cluster import LiveCluster, fresh_namespace
@@ -46,15 +46,27 @@ def test_deletion_with_kuberay_or_the_operator_gone(
             sampler.wait(partial(_has_pods, sampler), "two Ray pods")
         running.wait(lambda: all(pod["status"]["phase"] == "Running" for pod in running.pods), "its pods run")
 
-        # Without our operator: garbage collection alone.
-        with operator.away():
-            took = _deleted(calm[0])
-            print(f"\nwithout our operator: all gone after {took:.1f} s")
+        with ExitStack() as stack:
+            # Without our operator: garbage collection alone.
+            with operator.away():
+                took = _deleted(calm[0])
+                print(f"\nwithout our operator: all gone after {took:.1f} s")
+                # Without both the RayService keeps KubeRay's finalizer, until one of them is back.
+                stack.enter_context(kuberay_stopped(cluster))
+                kubectl("delete", KIND, calm[1].name, "-n", namespace, "--timeout=60s")
+                calm[1].wait(
+                    lambda: "rayservices/" in str(_terminating(calm[1])),
+                    "its RayService is being deleted",
+                    60,
+                )
 
-        with kuberay_stopped(cluster):
+            # Without KubeRay.
             kubectl("delete", "namespace", other, "--wait=false")
-            took = _deleted(running)
-            print(f"without KubeRay: all gone after {took:.1f} s")
+            kubectl("delete", KIND, running.name, "-n", namespace, "--timeout=60s")
+            took = calm[1].wait(lambda: not _left(calm[1]), "all of it gone", SECONDS, interval=1)
+            print(f"our operator back, KubeRay still gone: all gone after {took:.1f} s")
+            took = running.wait(lambda: not _left(running), "all of it gone", SECONDS, interval=1)
+            print(f"without KubeRay: the one that ran is gone after another {took:.1f} s")
             kubectl(
                 "wait",
                 f"namespace/{other}",
@@ -63,17 +75,6 @@ def test_deletion_with_kuberay_or_the_operator_gone(
                 timeout=SECONDS + 10,
             )
             print("without KubeRay: the namespace is gone, too")
-
-            # Without both the RayService keeps KubeRay's finalizer, until one of them is back.
-            with operator.away():
-                kubectl("delete", KIND, calm[1].name, "-n", namespace, "--timeout=60s")
-                calm[1].wait(
-                    lambda: "rayservices/" in str(_terminating(calm[1])),
-                    "its RayService is being deleted",
-                    60,
-                )
-            took = calm[1].wait(lambda: not _left(calm[1]), "all of it gone", SECONDS)
-            print(f"our operator back, KubeRay still gone: all gone after {took:.1f} s")
     operator.assert_clean_log()
 
 
@@ -83,7 +84,7 @@ def _has_pods(sampler: Sampler) -> bool:
 
 def _deleted(sampler: Sampler) -> float:
     sampler.cluster.kubectl("delete", KIND, sampler.name, "-n", sampler.namespace, "--timeout=60s")
-    return sampler.wait(lambda: not _left(sampler), "all of it gone", SECONDS)
+    return sampler.wait(lambda: not _left(sampler), "all of it gone", SECONDS, interval=1)
 
 
 def _left(sampler: Sampler) -> list[str]:

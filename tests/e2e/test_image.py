@@ -102,7 +102,7 @@ def in_pod(cluster: LiveCluster, namespace: str, target: str, script: str) -> di
         phase = cluster.kubectl("get", "pod", "-n", namespace, name, "-o", "jsonpath={.status.phase}")
         return phase in ("Succeeded", "Failed")
 
-    wait_for(ended, PULL_SECONDS, f"pod {name} to end")
+    wait_for(ended, PULL_SECONDS, f"pod {name} to end", interval=0.5)
     log = cluster.kubectl("logs", "-n", namespace, name)
     answers = [line.removeprefix("FACTS ") for line in log.splitlines() if line.startswith("FACTS ")]
     assert answers, log
@@ -166,6 +166,10 @@ def test_serve_image(cluster: LiveCluster, namespace: str) -> None:
         facts["compiled"] = [is_compiled(name) for name in ("torch.nn", "ray.serve", "transformers.models", "fluxsampler_serve.app")]
         facts["model"] = pathlib.Path(importlib.util.find_spec("fluxsampler_serve").origin).parent.joinpath("builtin", "tiny_shapes").is_dir()
         said("ray", "start", "--head", "--num-cpus=1", "--object-store-memory=80000000", "--include-dashboard=false")
+        facts["ray of a command"] = said("bash", "-c", "command -v ray").strip()
+        # As KubeRay's init container of a worker asks for its head: where Python could not even start.
+        said("env", "PYTHONHOME=/nowhere", "ray", "health-check", "--address", "127.0.0.1:6379")
+        facts["nobody's address"] = subprocess.run(["timeout", "2", "ray", "health-check", "--address", "127.0.0.1:6380"]).returncode
         ray.init(address="auto", logging_level="error")
         facts["uid in Ray"] = ray.get(ray.remote(lambda: os.getuid()).remote())
         ray.shutdown()
@@ -177,6 +181,8 @@ def test_serve_image(cluster: LiveCluster, namespace: str) -> None:
     assert facts["cli"]["ray"] == "2.60.0"
     assert facts["haproxy"].startswith("HAProxy version 2.")
     assert facts["programs"] == ["bash", "wget"]
+    assert facts["ray of a command"] == "/opt/fluxsampler/kuberay/ray"
+    assert facts["nobody's address"] == 124  # it waits
     assert facts["ray of a login shell"] == "/opt/fluxsampler/bin/ray"
     assert facts["compiled"] == [True] * 4
     assert facts["model"]
