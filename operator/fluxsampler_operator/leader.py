@@ -5,7 +5,7 @@ a call without an answer blocks it past every deadline, an unreachable server ra
 while the work goes on, "now" is the wall clock, nothing releases the Lease at the end, its pauses can neither be
 interrupted nor vary, and its client is the process-wide default one.
 
-The holder's clock is never compared with ours: a follower notes, on its own monotonic clock, when it *saw* the
+The holder's clock is never compared with ours: a follower notes, on its own clock, when it *saw* the
 record change, and takes the Lease when the record has stood still for its ``leaseDurationSeconds``. The holder
 counts from *before* the request that renewed it, and stops a third of that time earlier. Every write names the
 resourceVersion that it saw, so of two who try one is refused.
@@ -37,6 +37,11 @@ RETRY_SHARE = 2 / 15
 """Of the lease's seconds: between two renewals, and between two looks of a follower (client-go: 2 of 15)."""
 
 
+def boottime() -> float:
+    """Seconds that only grow, those in which the machine slept included: CLOCK_MONOTONIC of Linux stands still then."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 class Leases(Protocol):
     """Where the Lease is kept; :class:`~fluxsampler_operator.cluster.Cluster` is one."""
 
@@ -56,11 +61,11 @@ def own_identity() -> str:
 
 
 class Candidate:
-    """One process that wants the Lease ``namespace``/``name``. ``clock`` counts seconds, as the event loop's does."""
+    """One process that wants the Lease ``namespace``/``name``. ``clock`` counts seconds."""
 
     def __init__(
         self, leases: Leases, namespace: str, name: str, seconds: int, *, identity: str = "",
-        clock: Callable[[], float] = time.monotonic, jitter: Callable[[], float] = random.random,
+        clock: Callable[[], float] = boottime, jitter: Callable[[], float] = random.random,
     ) -> None:  # fmt: skip
         self.identity = identity or own_identity()
         self._leases, self._namespace, self._name, self._seconds = leases, namespace, name, seconds
@@ -138,6 +143,7 @@ class Candidate:
 
     async def _renew(self) -> None:
         said = "no answer"
+        refused = False
         while True:
             left = self._until - self._clock()
             if left <= 0:
@@ -150,6 +156,13 @@ class Candidate:
                     await self._attempt()
             except TimeoutError:
                 continue
+            except Conflict as error:
+                said = str(error)
+                if (
+                    not refused
+                ):  # Somebody wrote it: who, is looked up at once. Refused again, at the usual pace.
+                    refused = True
+                    continue
             except OperatorError as error:
                 said = str(error)
             holder = self._seen.get("holderIdentity")

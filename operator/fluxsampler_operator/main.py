@@ -161,15 +161,18 @@ async def _until_signal(settings: Settings, ask: Draw) -> None:
     )  # fmt: skip
     running = asyncio.create_task(_work(settings, ask, cluster, candidate), name="work")
     stopping = asyncio.create_task(stopped.wait(), name="signal")
-    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if running.done():
-        await running  # raises what ended it
-        return
-    _log.info("operator stops")
-    running.cancel()
-    await asyncio.wait({running}, timeout=SHUTDOWN_SECONDS)
-    if candidate is not None and running.done():
-        await _release(candidate, cluster)
+    try:
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            await running  # raises what ended it
+            return
+        _log.info("operator stops")
+        running.cancel()
+        await asyncio.wait({running}, timeout=SHUTDOWN_SECONDS)
+    finally:
+        # One that failed before it had the Lease has nothing to give back; at a signal it may just have asked for it.
+        if candidate is not None and running.done() and (stopped.is_set() or candidate.leads()):
+            await _release(candidate, cluster)
 
 
 def _leave(code: int) -> NoReturn:
@@ -183,7 +186,7 @@ def _leave(code: int) -> NoReturn:
 
 def main(ask: Draw = draw) -> None:
     """Run until SIGTERM; exit code 1 with one line of explanation when it cannot. ``ask`` draws the canaries."""
-    code = 0
+    code = 1
     logs.set_up()
     try:
         settings = Settings.from_environment(os.environ)
@@ -191,7 +194,10 @@ def main(ask: Draw = draw) -> None:
         if settings.metrics_port:
             start_http_server(settings.metrics_port)
         asyncio.run(_until_signal(settings, ask))
+        code = 0
     except OperatorError as error:
-        code = 1
         _log.error("the operator cannot run", error=str(error))
+    except (Exception, BaseExceptionGroup):  # noqa: BLE001  (the process ends here)
+        # Of ours or of a library's: without this the process would wait for its threads before it ends.
+        _log.exception("the operator ends by an error")
     _leave(code)
