@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -125,18 +123,6 @@ def test_sigterm_ends_it_within_seconds_while_it_works(world: World) -> None:
     assert list(world.operator.temporary.iterdir()) == []
 
 
-@contextmanager
-def frozen(plane: ControlPlane) -> Iterator[None]:
-    """An API server that takes connections and answers nothing."""
-    record = plane._processes.record("apiserver")
-    assert record is not None
-    os.kill(record.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(record.pid, signal.SIGCONT)
-
-
 def test_sigterm_ends_it_while_the_api_server_does_not_answer(plane: ControlPlane, tmp_path: Path) -> None:
     with (
         fresh_namespace(plane.kubectl) as namespace,
@@ -144,7 +130,7 @@ def test_sigterm_ends_it_while_the_api_server_does_not_answer(plane: ControlPlan
     ):
         world = World(plane, namespace, operator)
         world.applied("hang")
-        with frozen(plane):
+        with plane.frozen():
             assert operator.healthy
             took = operator.stop()
         print(f"SIGTERM with a frozen API server: gone after {took:.2f} s")

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -119,6 +121,18 @@ class ControlPlane:
         self._processes.await_ready(
             "controller-manager", lambda: probes.http_ok(f"https://127.0.0.1:{port}/healthz")
         )
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Within it the API server takes connections and answers nothing."""
+        record = self._processes.record("apiserver")
+        if record is None:
+            raise NotReady("there is no API server to freeze")
+        os.kill(record.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(record.pid, signal.SIGCONT)
 
     def close(self) -> None:
         """End everything and remove its folder."""
