@@ -17,7 +17,8 @@ from fluxsampler_operator.queue import Key
 
 _log = structlog.get_logger(__name__)
 
-FIX = "upgrade the CRD: helm upgrade with crds.install=true, or kubectl apply -f crds/"
+FIX = "upgrade the CRD (helm upgrade with crds.install=true, or kubectl apply -f crds/), then restart the operator"
+"""Without the restart a FluxSampler shows the fields from its next change of status on: what is remembered here hides them."""
 
 
 class Written:

@@ -51,6 +51,16 @@ def test_each_field_is_told_once_with_its_fix() -> None:
     assert "crds.install=true" in line["fix"]
 
 
+def test_its_fix_is_complete_a_restart_shows_what_an_upgraded_definition_keeps() -> None:
+    written = Written()
+    with structlog.testing.capture_logs() as logs:
+        written.note(KEY, SENT, KEPT)
+    # The upgrade changes no object: nothing tells this operator that there is something to write.
+    assert written.read(KEY, dict(KEPT)) == SENT
+    assert "then restart the operator" in logs[0]["fix"]
+    assert Written().read(KEY, dict(KEPT)) == KEPT
+
+
 def test_what_the_server_adds_is_no_older_definition() -> None:
     written = Written()
     with structlog.testing.capture_logs() as logs:
