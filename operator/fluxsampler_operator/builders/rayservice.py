@@ -27,6 +27,10 @@ WORKER_GROUP = "workers"
 # another number needs no other pods. What fits is the planner's business.
 _FALLBACK_PLACES = 64
 
+# For so long KubeRay keeps an old cluster by default. A short deadline of requests is no reason for less: only after
+# KubeRay has moved on does our Service name the new cluster, and do the nodes learn of its endpoints.
+_DELETION_SECONDS = 60
+
 
 def rayservice(
     sampler: FluxSampler, plan: Plan, serve: dict[str, Any], settings: Settings, owner: Owner, account: str
@@ -80,7 +84,7 @@ def _upgrade(spec: FluxSamplerSpec) -> Manifest:
     # A request that came before the traffic moved is drawn where it is, so that cluster stays as long as one may last.
     return {
         "upgradeStrategy": {"type": "NewCluster"},
-        "rayClusterDeletionDelaySeconds": spec.serving.request_timeout_seconds,
+        "rayClusterDeletionDelaySeconds": max(_DELETION_SECONDS, spec.serving.request_timeout_seconds),
     }
 
 

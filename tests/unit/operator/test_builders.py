@@ -156,6 +156,10 @@ def test_kuberay_is_told_when_it_may_have_a_second_set_of_cards(strategy: str, t
     assert spec["upgradeStrategy"] == {"type": told}
     # What the old cards have begun to draw is drawn, however long it may take.
     assert spec.get("rayClusterDeletionDelaySeconds") == (300 if told == "NewCluster" else None)
+    short = {"upgrade": {"strategy": strategy}, "serving": {"requestTimeoutSeconds": 1}}
+    spec = manifests(changed(CPU, short), ray_cluster="it-abcde")["RayService/it"]["spec"]
+    # Nor may it go before the Service's endpoints have followed.
+    assert spec.get("rayClusterDeletionDelaySeconds") == (60 if told == "NewCluster" else None)
     chosen = made["Service/it"]["spec"]["selector"]
     assert chosen.get("ray.io/cluster") == ("it-abcde" if strategy == "NewCluster" else None)
 
