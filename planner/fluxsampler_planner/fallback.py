@@ -58,7 +58,8 @@ def forms(
 class FallbackChoice:
     """A placement with the cards (numbered over all nodes) that hold a fallback, or can.
 
-    ``asked``: by name; ``kept``: it is off, and engines leave it the room; ``alone``: no gang runs.
+    ``asked``: by name; ``kept``: it is off, and engines leave it the room; ``alone``: no gang runs;
+    ``cuda``: there are cards, where a CPU has processes.
     """
 
     placement: Placement
@@ -69,6 +70,7 @@ class FallbackChoice:
     asked: bool = False
     kept: bool = False
     alone: bool = False
+    cuda: bool = True
 
     @property
     def message(self) -> str:
@@ -79,14 +81,15 @@ class FallbackChoice:
             )
         held = f"{self.form.quantization if self.form.quantization != 'none' else 'full-precision'} replica of {self.form.size / GIB:.1f} GiB"
         where = " with its text encoders on the CPU" if self.form.encoders == "cpu" else ""
+        own = "has a card of its own" if self.cuda else "has a process of its own"
         if self.alone:
-            share = "is as large as beside one" if self.placement == "CoResident" else "has a card of its own"
+            share = "is as large as beside one" if self.placement == "CoResident" else own
             return f"no gang runs: a {held}{where} {share}"
         cold = "as asked" if self.asked else "no layout as fast as this one has room for a warm one"
         return {
             "CoResident": f"a warm {held}{where} fits beside a rank",
-            "Reserved": f"a {held}{where} has a card of its own",
-            "OnDemand": f"{cold}: a {held}{where} starts on the cards of a dead gang",
+            "Reserved": f"a {held}{where} {own}",
+            "OnDemand": f"{cold}: a {held}{where} starts {'on the cards' if self.cuda else 'in the place'} of a dead gang",
             "None": "fallback is off",
         }[self.placement]
 

@@ -262,6 +262,7 @@ def _fallback(spec: FluxSamplerSpec, inputs: Inputs, chosen: Candidate) -> Fallb
         warm,
         max(1, most, warm),
         asked=wanted.placement == "OnDemand",
+        cuda=inputs.cuda,
     )
 
 

@@ -142,6 +142,18 @@ def test_a_cold_fallback_is_warm_without_a_gang() -> None:
     assert "has a card of its own" in made.fallback.message
 
 
+@pytest.mark.parametrize("placement", ["Reserved", "OnDemand"])
+@pytest.mark.parametrize("replicas", [0, 1])
+def test_a_cpu_has_no_cards_to_speak_of(placement: str, replicas: int) -> None:
+    made = plan(tiny({"replicas": replicas, "fallback.placement": placement}))
+    assert made.fallback.placement == placement
+    assert "card" not in made.fallback.message
+    waits = placement == "OnDemand" and replicas
+    assert made.fallback.message.endswith(
+        "in the place of a dead gang" if waits else "has a process of its own"
+    )
+
+
 def test_what_has_no_room_for_a_gang_draws_alone() -> None:
     crowd = {"fallback.placement": "Reserved", "fallback.minReplicas": 8}
     with pytest.raises(Infeasible):
