@@ -39,7 +39,8 @@ def wait_established(kubectl: Callable[..., str], definition: str) -> None:
     """Until a CustomResourceDefinition is served; `kubectl wait` fails on one so young that it has no conditions yet."""
 
     def served() -> bool:
-        conditions = json.loads(kubectl("get", "crd", definition, "-o", "json")).get("status", {})
+        status = json.loads(kubectl("get", "crd", definition, "-o", "json")).get("status", {})
+        conditions = status.get("conditions") or ()
         return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
 
     wait_for(served, 60, f"{definition} to be served")
