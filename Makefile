@@ -75,7 +75,7 @@ cluster-demo: $(VENV)/.dev ## Draw "a red circle" on a real Kubernetes on this m
 
 .PHONY: test test-unit test-serve test-control-plane test-e2e browser
 test: test-unit test-serve test-control-plane test-e2e ## Run every test that this machine can run
-test-unit: $(VENV)/.dev ## Run the fast tests (pure functions, fakes; under a minute)
+test-unit: $(VENV)/.dev ## Run the fast tests (pure functions, fakes; about a minute)
 	$(call say,Fast tests)
 	@$(BIN)/pytest tests/unit -n auto --cov --cov-report=term:skip-covered --cov-fail-under=95
 test-serve: $(VENV)/.dev browser ## Run the tests on real Ray, xfuser ranks, the built-in model and Chromium
