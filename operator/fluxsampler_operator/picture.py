@@ -65,7 +65,9 @@ async def draw(request: PictureRequest) -> PictureResult:
                 headers=headers,
             ) as answer,
         ):
-            body = await answer.content.read(LARGEST_ANSWER)
+            body = await _body(answer)
+            if len(body) > LARGEST_ANSWER:
+                return PictureResult(False, "none", f"the answer is larger than {LARGEST_ANSWER >> 20} MiB", time.monotonic() - started)  # fmt: skip
             return _judge(
                 answer.status, body, answer.headers.get(ENGINE_HEADER, ""), time.monotonic() - started
             )
@@ -73,6 +75,16 @@ async def draw(request: PictureRequest) -> PictureResult:
         return PictureResult(False, "none", f"no answer within {request.timeout_seconds:.0f} s", time.monotonic() - started)  # fmt: skip
     except (aiohttp.ClientError, OSError) as error:
         return PictureResult(False, "none", f"{request.url} cannot be reached: {error}", time.monotonic() - started)  # fmt: skip
+
+
+async def _body(answer: aiohttp.ClientResponse) -> bytes:
+    """The whole body, in however many pieces it comes; of one that is too large, a little more than is allowed."""
+    body = bytearray()
+    async for piece in answer.content.iter_any():
+        body += piece
+        if len(body) > LARGEST_ANSWER:
+            break
+    return bytes(body)
 
 
 def _judge(status: int, body: bytes, engine: str, seconds: float) -> PictureResult:

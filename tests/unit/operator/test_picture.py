@@ -82,6 +82,22 @@ async def test_it_asks_by_prompt_and_seed_with_the_models_own_defaults(service: 
     assert "Authorization" not in service.headers[0]
 
 
+async def test_a_picture_of_megabytes_comes_in_many_pieces(service: Service) -> None:
+    """More than sockets and clients hold at once, as of any picture of FLUX's usual size."""
+    service.answer = ok(base64.b64encode(base64.b64decode(PNG) + bytes(3 << 20)).decode())
+    assert (await draw(request(service))).drawn
+
+
+async def test_an_answer_without_an_end_is_given_up(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fluxsampler_operator.picture.LARGEST_ANSWER", 2 << 20)
+    service.answer = ok(base64.b64encode(base64.b64decode(PNG) + bytes(3 << 20)).decode())
+    result = await draw(request(service))
+    assert not result.drawn
+    assert "larger than 2 MiB" in result.message
+
+
 async def test_the_fallback_is_named(service: Service) -> None:
     service.answer = ok(engine="fallback")
     assert (await draw(request(service))).engine == "fallback"
