@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 from tools.cluster.errors import CommandFailed
@@ -102,7 +103,16 @@ def test_uninstalled_and_installed_again_under_the_same_name_and_another(
     took = shared.wait(lambda: shared.get("service", named)["items"], "its Service again", SECONDS)
     print(f"the Service that was deleted meanwhile is back {took:.1f} s later")
     shared.wait_ready()
-    assert shared.draw("a blue square").engine == "parallel"
+
+    def drawn() -> bool:
+        try:
+            return shared.draw("a blue square").engine == "parallel"
+        except (AssertionError, httpx.HTTPError) as error:
+            print(f"the new Service does not answer yet: {error}")
+            return False
+
+    # A Service is there before every node leads to it.
+    shared.wait(drawn, "a picture through the new Service", SECONDS)
     assert shared.pod_uids == pods
 
     main_release.uninstall()

@@ -243,7 +243,7 @@ class Sampler:
             timeout=300,
             trust_env=False,
         )
-        assert answer.status_code == 200, answer.text
+        assert answer.status_code == 200, f"HTTP {answer.status_code} {dict(answer.headers)}: {answer.text!r}"
         data = BytesIO(b64decode(answer.json()["data"][0]["b64_json"]))
         return Drawn(np.asarray(Image.open(data).convert("RGB")), answer.headers["x-fluxsampler-engine"])
 
